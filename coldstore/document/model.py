@@ -1,0 +1,284 @@
+"""The values of format `coldstore/1`: header, schema and manifest, and their one JSON form.
+
+Pure. Fields are camelCase on disk. A reader ignores members it does not know (a later `coldstore/1` may add some) and refuses a
+format with another number. The canonical form (sorted keys, no spaces, UTF-8) is what the manifest's checksum covers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from coldstore.errors import CorruptManifest, UnsupportedFormat
+
+FORMAT = "coldstore/1"
+
+
+class _Value(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Base of all: frozen, named members, camelCase on disk."""
+
+
+class Name(_Value, kw_only=True):
+    """A table, type or sequence with its schema."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+class Identity(_Value, kw_only=True):
+    """`GENERATED … AS IDENTITY` of a column."""
+
+    always: bool
+    sequence: Name
+
+
+class Column(_Value, kw_only=True):
+    """A column as `CREATE TABLE` needs it. `type` is Postgres' own spelling, qualified. `form` says how its values stand in a row:
+
+    - `json`: as `to_json` writes them (numbers, strings, arrays, objects)
+    - `text`: a string in the type's own text form, for types whose JSON would not be exact
+    - `hex`: a pgvector's binary form in hexadecimal digits
+    """
+
+    name: str
+    type: str
+    not_null: bool = False
+    default: str | None = None
+    generated: str | None = None  # "stored" or "virtual"; the expression is in `default`
+    identity: Identity | None = None
+    collation: str | None = None
+    form: str = "json"
+
+
+class Constraint(_Value, kw_only=True):
+    """`kind` as in pg_constraint: p primary key, u unique, f foreign key, c check, x exclusion."""
+
+    name: str
+    kind: str
+    definition: str
+    columns: list[str] = []
+    references: Name | None = None
+
+
+class Index(_Value, kw_only=True):
+    """An index that no constraint owns. `using` is everything after `USING`."""
+
+    name: str
+    using: str
+    unique: bool = False
+
+
+class Partition(_Value, kw_only=True):
+    """One partition, listed after its parent. `bound` is its `FOR VALUES …`, `key` its own `PARTITION BY`, if it has one."""
+
+    table: Name
+    parent: Name
+    bound: str
+    key: str | None = None
+
+
+class Sequence(_Value, kw_only=True):
+    """A sequence that columns of a tier draw from. `owner` is (table, column) for `serial`."""
+
+    name: Name
+    type: str
+    start: int
+    increment: int
+    minimum: int
+    maximum: int
+    cache: int
+    cycle: bool = False
+    last_value: int | None = None  # None: never drawn from
+    owner_column: str | None = None
+    owner_table: Name | None = None
+
+
+class TypeDef(_Value, kw_only=True):
+    """A user-defined type. `kind`: enum (`labels`), domain (`base`, `default`, `not_null`, `checks`), composite (`attributes`) or
+    range (`subtype`). Listed so that each stands after those it needs."""
+
+    name: Name
+    kind: str
+    labels: list[str] = []
+    base: str | None = None
+    collation: str | None = None
+    default: str | None = None
+    not_null: bool = False
+    checks: list[tuple[str, str]] = []
+    attributes: list[tuple[str, str]] = []
+    subtype: str | None = None
+
+
+class Extension(_Value, kw_only=True):
+    name: str
+    schema: str
+    version: str
+
+
+class Table(_Value, kw_only=True):
+    """A tier's table, with everything needed to make it again elsewhere."""
+
+    tier: str
+    array: str
+    table: Name
+    kind: str  # table, partitioned, view, materialized view, foreign table
+    columns: list[Column]
+    constraints: list[Constraint] = []
+    indexes: list[Index] = []
+    partition_key: str | None = None
+    partitions: list[Partition] = []
+    uid_column: str | None = None
+    workspace_column: str | None = None
+    where: str | None = None
+    excluded: list[str] = []
+    json_null_key: str | None = None
+
+    @property
+    def key(self) -> list[str]:
+        """Columns of the primary key, empty when there is none."""
+        return next((c.columns for c in self.constraints if c.kind == "p"), [])
+
+
+class Schema(_Value, kw_only=True):
+    """What the tiers' tables need: listed in the order in which the document's arrays stand."""
+
+    tables: list[Table]
+    types: list[TypeDef] = []
+    sequences: list[Sequence] = []
+    extensions: list[Extension] = []
+    omitted: list[str] = []  # tiers that say nothing of whose a row is, and so are in all-user documents only
+
+
+class Database(_Value, kw_only=True):
+    """Where the rows came from. `snapshot` is `pg_current_snapshot()`."""
+
+    system_identifier: str
+    name: str
+    server_version: str
+    snapshot: str
+
+
+class Header(_Value, kw_only=True, omit_defaults=False):
+    """The document's first line, but for the arrays that follow it."""
+
+    format: str
+    snapshot_at: str
+    uid: str | None
+    workspace: str | None
+    id: str
+    kind: str
+    label: str | None
+    generator: str
+    database: Database
+    schema: Schema
+
+
+class Frame(_Value, kw_only=True, omit_defaults=False):
+    """A run of whole lines. `offset`, `length`: bytes in the stored document. `plain`: bytes when decoded. Checksums of the stored
+    bytes. `tier` is the array's name, None for the header."""
+
+    tier: str | None
+    rows: int
+    offset: int
+    length: int
+    plain: int
+    crc32c: str
+    sha256: str
+
+
+class TierSummary(_Value, kw_only=True, omit_defaults=False):
+    """`digest`: the sum of the rows' XXH3-128 modulo 2^128, 32 hex digits; the same for the same rows in any order."""
+
+    tier: str
+    array: str
+    rows: int
+    digest: str
+
+
+class Manifest(_Value, kw_only=True, omit_defaults=False):
+    """Commits a snapshot. `checksum` is the SHA-256 of the canonical JSON of everything else."""
+
+    format: str
+    snapshot_at: str
+    uid: str | None
+    workspace: str | None
+    id: str
+    kind: str
+    label: str | None
+    generator: str
+    database: Database
+    schema: Schema
+    document: str  # the document's key
+    codec: str
+    bytes: int
+    stored_bytes: int
+    sha256: str  # of the document as stored
+    plain_sha256: str
+    tiers: list[TierSummary]
+    frames: list[Frame]
+    seconds: float
+    checksum: str = ""
+
+    def rows(self) -> dict[str, int]:
+        return {t.tier: t.rows for t in self.tiers}
+
+
+def canonical(value: Any) -> bytes:
+    """Sorted keys, no spaces, UTF-8: equal values give equal bytes."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def check_format(found: object, *, key: str | None = None) -> None:
+    """Nothing, or `UnsupportedFormat` with what to do about it."""
+    if found == FORMAT:
+        return
+    if isinstance(found, str) and found.startswith("coldstore/"):
+        raise UnsupportedFormat(
+            f"{key or 'the document'} has format {found}, this program reads {FORMAT}", hint="Install a newer coldstore.", key=key
+        )
+    raise UnsupportedFormat(f"{key or 'the document'} is not a coldstore document (format {found!r})", key=key)
+
+
+def encode_header(header: Header) -> bytes:
+    """One line of JSON without its closing brace: `{"format":…,"schema":{…}` — the arrays follow."""
+    return msgspec.json.encode(header)[:-1]
+
+
+def decode_header(line: bytes) -> Header:
+    """The inverse of `encode_header`. Raises `UnsupportedFormat` or `msgspec.MsgspecError`."""
+    check_format(msgspec.json.decode(line + b"}").get("format"))
+    return msgspec.json.decode(line + b"}", type=Header)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest's object, its checksum filled in."""
+    body = msgspec.to_builtins(manifest)
+    body.pop("checksum")
+    body["checksum"] = hashlib.sha256(canonical(body)).hexdigest()
+    return canonical(body) + b"\n"
+
+
+def decode_manifest(data: bytes, *, key: str) -> Manifest:
+    """The inverse of `encode_manifest`. Raises `CorruptManifest` or `UnsupportedFormat`."""
+    try:
+        body = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+        raise CorruptManifest(f"{key} is not readable: {exc}", key=key, hint="Run `coldstore verify` on the other snapshots.") from exc
+    if not isinstance(body, dict):
+        raise CorruptManifest(f"{key} is not a JSON object", key=key)
+    found = body.pop("checksum", None)
+    if found != hashlib.sha256(canonical(body)).hexdigest():
+        raise CorruptManifest(f"{key} does not match its own checksum", key=key, hint="It was altered or damaged after it was written.")
+    check_format(body.get("format"), key=key)
+    body["checksum"] = found
+    if data != canonical(body) + b"\n":
+        raise CorruptManifest(f"{key} is not in the form in which it was written", key=key, hint="Somebody edited or reformatted it.")
+    try:
+        return msgspec.convert(body, Manifest)
+    except msgspec.ValidationError as exc:
+        raise CorruptManifest(f"{key} lacks a part: {exc}", key=key) from exc

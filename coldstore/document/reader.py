@@ -1,0 +1,86 @@
+"""Lines and frames of a document back into rows: the inverse of `writer.py`. Pure.
+
+Our own documents are read line by line; no JSON parser sees more than one row. A document of another program, pretty-printed
+or not, is cut into its rows by `foreign.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from coldstore.document.model import Header, decode_header
+from coldstore.errors import CorruptDocument, TruncatedDocument
+
+_CLOSERS = (b"]", b"],", b"]}")
+
+
+def frame_rows(plain: bytes) -> Iterator[bytes]:
+    """The rows of one decoded frame of rows, without commas and without the lines that open and close the tier."""
+    start = 0
+    while start < len(plain):
+        end = plain.find(b"\n", start)
+        end = len(plain) if end < 0 else end
+        if plain[start : start + 1] == b"{":
+            yield plain[start : end - 1] if plain[end - 1 : end] == b"," else plain[start:end]
+        start = end + 1
+
+
+def matching_rows(plain: bytes, needle: bytes) -> Iterator[bytes]:
+    """Only those rows of a frame that contain `needle`; the others are never cut out."""
+    at = plain.find(needle)
+    while at >= 0:
+        start = plain.rfind(b"\n", 0, at) + 1
+        end = plain.find(b"\n", at)
+        end = len(plain) if end < 0 else end
+        yield from frame_rows(plain[start:end])
+        at = plain.find(needle, end)
+
+
+def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Whole lines without their newline; the last may lack one."""
+    rest: list[bytes] = []
+    for chunk in chunks:
+        first, *more = chunk.split(b"\n")
+        rest.append(first)
+        for line in more:
+            yield b"".join(rest)
+            rest = [line]
+    if last := b"".join(rest):
+        yield last
+
+
+def read_header(line: bytes, *, key: str | None = None) -> Header:
+    """The header from a document's first line. Raises `CorruptDocument` or `UnsupportedFormat`."""
+    try:
+        return decode_header(line.removesuffix(b","))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise CorruptDocument(f"the header of {key or 'the document'} cannot be read: {exc}", key=key) from exc
+
+
+def read_rows(rest: Iterator[bytes], arrays: list[str], *, key: str | None = None) -> Iterator[tuple[str, bytes]]:
+    """(array, row) for the lines after the header, checking that the document has the shape that was written and is not cut off."""
+    openers = {msgspec.json.encode(name) + b":[": name for name in arrays}
+    current: str | None = None
+    ended = comma = False
+    for line in rest:
+        if ended:
+            raise CorruptDocument(f"{key or 'the document'} goes on after its end", key=key)
+        if current is None:
+            current = openers.pop(line, None)
+            if current is None:
+                raise CorruptDocument(f"{key or 'the document'} has an unexpected line {line[:40]!r}", key=key)
+            comma = True
+        elif line in _CLOSERS:
+            ended = line == b"]}"
+            current = None
+        elif line[:1] == b"{" and comma:
+            comma = line[-1:] == b","
+            yield current, line[:-1] if comma else line
+        else:
+            raise CorruptDocument(f"{key or 'the document'} has an unexpected line {line[:40]!r}", key=key)
+    if not ended:
+        raise TruncatedDocument(f"{key or 'the document'} ends too early", key=key, hint="The file is cut off; use another snapshot.")
+    if openers:
+        raise CorruptDocument(f"{key or 'the document'} lacks the array {next(iter(openers.values()))!r}", key=key)

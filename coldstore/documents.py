@@ -1,0 +1,285 @@
+"""A document opened for reading, wherever it lies and whoever wrote it.
+
+Three kinds, one shape: a snapshot in a store with its manifest (every frame is fetched and checked on its own, by many threads), a
+file of ours that lost its manifest (read from front to back), and a file of another program. Each tells its tables, and yields *parts*:
+pieces of work that give the rows of one array when they are called, so that fetching, checking and decompressing happen on the
+thread that needs the rows. `restore`, `verify --deep` and `cat` read through here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import msgspec
+
+from coldstore.codec.compress import Codec, codec_of, decode_stream
+from coldstore.codec.pipeline import decode
+from coldstore.document import foreign, model
+from coldstore.document.reader import frame_rows, lines, matching_rows, read_header, read_rows
+from coldstore.errors import CorruptDocument, NotFound, ObjectMissing, TruncatedDocument
+from coldstore.storage.store import Store
+from coldstore.tiers import EVERYBODY, Scope
+
+_READ = 1 << 20
+_PART = 4 << 20  # bytes of rows in a part of a document that is read from front to back
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one array. `size` is what the part takes of the plain document, for progress."""
+
+    array: str
+    size: int
+    rows: Callable[[], Iterable[bytes]]
+
+
+class Document(Protocol):
+    """`schema` is None when the document does not describe its tables; `tiers` when it does not say what it must hold."""
+
+    name: str
+    scope: Scope
+    snapshot_at: str | None
+    schema: model.Schema | None
+    tiers: list[model.TierSummary] | None
+    size: int | None
+
+    def parts(self, wanted: Iterable[str], only: Owner | None = None) -> Generator[Part]:
+        """Parts of the arrays `wanted`, with only the rows of one owner if asked."""
+        ...
+
+
+class Owner:
+    """Picks one user's (or workspace's) rows: first by the bytes of the name, then by the column itself."""
+
+    def __init__(self, value: str, columns: dict[str, str]) -> None:
+        """`columns`: array → the column that names the owner."""
+        self.value = value
+        self.columns = columns
+        # Text of the name that stands in the JSON as it is; the rest could be escaped in more than one way.
+        plain = max(re.findall(r'[^\x00-\x1f"\\/\x7f]+', value), key=len, default="")
+        self._needle = plain.encode() if plain.isascii() else b""
+        self._decoders = {
+            array: msgspec.json.Decoder(msgspec.defstruct("Owned", [("owner", msgspec.Raw, msgspec.Raw(b"null"))], rename={"owner": column}))
+            for array, column in columns.items()
+        }
+
+    def rows(self, array: str, plain: bytes) -> Iterator[bytes]:
+        """Of one decoded frame."""
+        candidates = matching_rows(plain, self._needle) if self._needle else frame_rows(plain)
+        return (row for row in candidates if self.owns(array, row))
+
+    def owns(self, array: str, row: bytes) -> bool:
+        try:
+            raw = bytes(self._decoders[array].decode(row).owner)
+            found = msgspec.json.decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            raise CorruptDocument(f"a row of {array} is not JSON: {exc}") from exc
+        return bool(found == self.value) if isinstance(found, str) else raw == self.value.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A snapshot of a store, by its manifest."""
+
+    store: Store
+    manifest: model.Manifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.id
+
+    @property
+    def scope(self) -> Scope:
+        return _scope(self.manifest.uid, self.manifest.workspace)
+
+    @property
+    def snapshot_at(self) -> str | None:
+        return self.manifest.snapshot_at
+
+    @property
+    def schema(self) -> model.Schema | None:
+        return self.manifest.schema
+
+    @property
+    def tiers(self) -> list[model.TierSummary] | None:
+        return self.manifest.tiers
+
+    @property
+    def size(self) -> int | None:
+        return self.manifest.bytes
+
+    def frame(self, frame: model.Frame) -> bytes:
+        """The plain bytes of one frame, checked. Raises `TruncatedDocument` or `CorruptDocument`."""
+        try:
+            stored = self.store.read(self.manifest.document, start=frame.offset, length=frame.length)
+        except ObjectMissing as exc:
+            raise CorruptDocument(
+                f"the document {self.manifest.document} is missing, though its manifest is there",
+                key=self.manifest.document,
+                hint="Use another snapshot.",
+            ) from exc
+        return decode(stored, frame, Codec(self.manifest.codec), key=self.manifest.document)  # type: ignore[arg-type]
+
+    def parts(self, wanted: Iterable[str], only: Owner | None = None) -> Generator[Part]:
+        arrays = set(wanted)
+        for frame in self.manifest.frames:
+            if frame.tier in arrays and frame.rows:
+                yield Part(frame.tier or "", frame.plain, lambda frame=frame: self._rows(frame, only))  # type: ignore[misc]
+
+    def _rows(self, frame: model.Frame, only: Owner | None) -> Iterable[bytes]:
+        plain = self.frame(frame)
+        return frame_rows(plain) if only is None else only.rows(frame.tier or "", plain)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The whole plain document, piece by piece."""
+        return (self.frame(frame) for frame in self.manifest.frames)
+
+
+class LineFile:
+    """A document of ours without its manifest. What it holds cannot be compared with what was written, only read."""
+
+    tiers = None
+
+    def __init__(self, name: str, open_chunks: Callable[[], Generator[bytes]], size: int | None) -> None:
+        self.name = name
+        self.size = size
+        self._open = open_chunks
+        with closing(open_chunks()) as chunks:
+            self.header = read_header(next(lines(chunks), b""), key=name)
+        self.schema: model.Schema | None = self.header.schema
+        self.scope = _scope(self.header.uid, self.header.workspace)
+        self.snapshot_at: str | None = self.header.snapshot_at
+
+    def parts(self, wanted: Iterable[str], only: Owner | None = None) -> Generator[Part]:
+        arrays = set(wanted)
+        with closing(self._open()) as chunks:
+            rest = lines(chunks)
+            next(rest, None)
+            rows = read_rows(rest, [t.array for t in self.header.schema.tables], key=self.name)
+            yield from _gathered(((a, r) for a, r in rows if a in arrays), only)
+
+
+class ForeignFile:
+    """A document of another program: read once to know it, then again for its rows."""
+
+    tiers = None
+    schema = None
+
+    def __init__(self, name: str, open_chunks: Callable[[], Generator[bytes]], size: int | None) -> None:
+        self.name = name
+        self.size = size
+        self._open = open_chunks
+        self.members: dict[str, set[str]] = {}
+        skeleton: dict[str, Any] = {}
+        with closing(open_chunks()) as chunks:
+            for array, row in foreign.split(chunks, skeleton=skeleton):
+                try:
+                    self.members.setdefault(array, set()).update(msgspec.json.decode(row, type=dict[str, msgspec.Raw]))
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+                    raise CorruptDocument(f"a row of {array!r} is not JSON: {exc}", key=name) from exc
+        model_format = skeleton.get("format")
+        if model_format is not None:
+            model.check_format(model_format, key=name)
+        self.skeleton = skeleton
+        for array, value in skeleton.items():
+            if isinstance(value, list) and array not in self.members:
+                self.members[array] = set()
+        uid, workspace = skeleton.get("uid"), skeleton.get("workspace")
+        self.scope = _scope(None if uid is None else str(uid), None if workspace is None else str(workspace))
+        at = skeleton.get("snapshotAt", skeleton.get("snapshot_at"))
+        self.snapshot_at = at if isinstance(at, str) else None
+        if not any(isinstance(v, list) for v in skeleton.values()):
+            raise CorruptDocument(f"{name} has no array of rows", key=name, hint="A document has an array for each tier.")
+
+    def parts(self, wanted: Iterable[str], only: Owner | None = None) -> Generator[Part]:
+        arrays = set(wanted)
+        with closing(self._open()) as chunks:
+            yield from _gathered(((a, r) for a, r in foreign.split(chunks) if a in arrays), only)
+
+
+def _gathered(rows: Iterator[tuple[str, bytes]], only: Owner | None) -> Generator[Part]:
+    held: list[bytes] = []
+    array, size = "", 0
+    for name, row in rows:
+        if held and (name != array or size >= _PART):
+            yield Part(array, size, lambda held=held: held)  # type: ignore[misc]
+            held, size = [], 0
+        array = name
+        size += len(row)
+        if only is None or only.owns(name, row):
+            held.append(row)
+    if held:
+        yield Part(array, size, lambda: held)
+
+
+def _scope(uid: str | None, workspace: str | None) -> Scope:
+    if uid is not None:
+        return Scope.user(uid)
+    return EVERYBODY if workspace is None else Scope.of_workspace(workspace)
+
+
+def open_file(path: Path) -> Document:
+    """A document in a local file: with the manifest beside it, without, or of another program."""
+    beside = re.sub(r"\.json(\.gz|\.zst)?\Z", ".manifest.json", path.name)
+    if beside != path.name and (path.parent / beside).is_file():
+        manifest = model.decode_manifest((path.parent / beside).read_bytes(), key=beside)
+        if manifest.document.rsplit("/", 1)[-1] == path.name:
+            return StoredDocument(_FileStore(path), manifest)
+    return open_loose(path)
+
+
+def open_loose(path: Path) -> Document:
+    """A document in a local file, without regard to any manifest."""
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}", hint="Check the path given to --file.")
+    codec = codec_of(path.name)
+
+    def chunks() -> Generator[bytes]:
+        with path.open("rb") as file:
+            yield from decode_stream(codec, _file_chunks(file), key=path.name)
+
+    size = path.stat().st_size if codec.name == "none" else None
+    with closing(chunks()) as head:
+        first = _first_line(head)
+    if not first.strip():
+        raise TruncatedDocument(f"{path.name} is empty", key=path.name)
+    if first.startswith(b'{"format":') and first.rstrip(b"\n").endswith(b","):
+        return LineFile(path.name, chunks, size)
+    return ForeignFile(path.name, chunks, size)
+
+
+def _first_line(chunks: Iterator[bytes]) -> bytes:
+    """The first line, or what of it the first megabytes hold."""
+    found = b""
+    for chunk in chunks:
+        found += chunk
+        if b"\n" in found or len(found) > 16 * _READ:
+            break
+    return found.partition(b"\n")[0]
+
+
+def _file_chunks(file: BinaryIO) -> Iterator[bytes]:
+    while data := file.read(_READ):
+        yield data
+
+
+class _FileStore:
+    """One local file in the place of a store: what `StoredDocument` reads its frames from."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(start)
+                return file.read() if length is None else file.read(length)
+        except FileNotFoundError as exc:
+            raise ObjectMissing(f"there is no file {self._path}", key=key) from exc
+
+

@@ -1,0 +1,183 @@
+"""Every error coldstore raises on purpose, as one tree.
+
+Each carries what a program needs as fields (`op`, `key`, `hint`) and one clear sentence as its text; the command line prints the
+sentence and the hint and exits with `exit_code`. Errors of third parties are translated into these at the edge where they arise
+(`postgres/connect.py`, `storage/`), always `from` the original. No message ever holds a secret: `redact` is applied at the base.
+
+    ColdStoreError                       exit
+    ├── ConfigError                        2   the configuration or the command line is wrong
+    ├── DatabaseError                      3   the source or target database said no
+    │   ├── DatabaseUnreachable                no server, no such database, wrong password
+    │   ├── TableMissing                       a tier's table is not there
+    │   ├── PermissionDenied                   the role may not do it
+    │   └── RowSecurityActive                  a policy would have filtered rows
+    ├── StoreError                         4   the object store said no
+    │   ├── StoreUnavailable                   gave up after the retries
+    │   ├── BucketMissing
+    │   ├── AccessDenied
+    │   ├── InvalidKey                         a key that would leave its folder
+    │   ├── ObjectExists                       create-only, and it is there
+    │   ├── ObjectMissing
+    │   └── StoreFull                          disk or quota
+    ├── DocumentError                      5   what was read is not what was written
+    │   ├── CorruptDocument
+    │   ├── TruncatedDocument
+    │   ├── CorruptManifest
+    │   └── UnsupportedFormat                  written by a newer coldstore, or by nobody we know
+    ├── NotFound                           6   no such snapshot, uid, workspace or tier
+    ├── RestoreRefused                     7   the target would be harmed, so nothing was done
+    │   ├── TargetNotEmpty
+    │   ├── SchemaMismatch                     a column, type or table that the target lacks
+    │   └── RestoreConflict                    a row that belongs to somebody else, or is there already
+    ├── ContentMismatch                    8   after loading, the content was not the snapshot's
+    └── VerifyFailed                       9   `verify` found damage
+"""
+
+from __future__ import annotations
+
+import re
+
+_USERINFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^/\s:@]*):(?P<password>[^\s]*)@(?P<host>[^@\s/]*)", re.IGNORECASE)
+_ASSIGNED = re.compile(
+    r"(?P<name>\b(?:password|passwd|passfile|sslpassword|secret|token|api[_-]?key|secret[_-]?access[_-]?key|aws_secret_access_key)"
+    r"\s*[=:]\s*)(?P<value>'(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,;&]+)",
+    re.IGNORECASE,
+)
+
+
+def redact(text: str) -> str:
+    """`text` with every password of a URL or a `name=value` pair replaced by `***`."""
+    text = _USERINFO.sub(lambda m: f"{m['scheme']}{m['user']}:***@{m['host']}", text)
+    return _ASSIGNED.sub(lambda m: f"{m['name']}***", text)
+
+
+class ColdStoreError(Exception):
+    """Base of all. `str(error)` is one sentence; `hint` says what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None, op: str | None = None, key: str | None = None) -> None:
+        super().__init__(redact(message))
+        self.hint = redact(hint) if hint else None
+        self.op = op
+        self.key = key
+
+    @property
+    def code(self) -> str:
+        """A stable name for programs: the class name, `TargetNotEmpty`."""
+        return type(self).__name__
+
+    def as_dict(self) -> dict[str, str | int | None]:
+        """What `--json` prints: `{error, message, hint, op, key, exitCode}`."""
+        return {
+            "error": self.code,
+            "message": str(self),
+            "hint": self.hint,
+            "op": self.op,
+            "key": self.key,
+            "exitCode": self.exit_code,
+        }
+
+
+class ConfigError(ColdStoreError):
+    exit_code = 2
+
+
+class DatabaseError(ColdStoreError):
+    exit_code = 3
+
+
+class DatabaseUnreachable(DatabaseError):
+    pass
+
+
+class TableMissing(DatabaseError):
+    pass
+
+
+class PermissionDenied(DatabaseError):
+    pass
+
+
+class RowSecurityActive(DatabaseError):
+    pass
+
+
+class StoreError(ColdStoreError):
+    exit_code = 4
+
+
+class StoreUnavailable(StoreError):
+    pass
+
+
+class BucketMissing(StoreError):
+    pass
+
+
+class AccessDenied(StoreError):
+    pass
+
+
+class InvalidKey(StoreError):
+    pass
+
+
+class ObjectExists(StoreError):
+    pass
+
+
+class ObjectMissing(StoreError):
+    pass
+
+
+class StoreFull(StoreError):
+    pass
+
+
+class DocumentError(ColdStoreError):
+    exit_code = 5
+
+
+class CorruptDocument(DocumentError):
+    pass
+
+
+class TruncatedDocument(DocumentError):
+    pass
+
+
+class CorruptManifest(DocumentError):
+    pass
+
+
+class UnsupportedFormat(DocumentError):
+    pass
+
+
+class NotFound(ColdStoreError):
+    exit_code = 6
+
+
+class RestoreRefused(ColdStoreError):
+    exit_code = 7
+
+
+class TargetNotEmpty(RestoreRefused):
+    pass
+
+
+class SchemaMismatch(RestoreRefused):
+    pass
+
+
+class RestoreConflict(RestoreRefused):
+    pass
+
+
+class ContentMismatch(ColdStoreError):
+    exit_code = 8
+
+
+class VerifyFailed(ColdStoreError):
+    exit_code = 9

@@ -1,0 +1,455 @@
+"""Staged tables into the target, in one transaction on one connection. Whatever fails, the target is as it was.
+
+A table that was made by the restore is moved: `SET SCHEMA`, then its sequences, defaults and identities, then foreign keys. A table that
+was there gets the staged rows, by mode:
+
+    fresh     the scope has no row (checked again under the lock); the staged rows are inserted
+    replace   rows of the scope that the snapshot lacks are deleted, rows that differ updated, missing ones inserted
+    merge     missing rows are inserted; what to do with a key that is there is the caller's choice
+
+`replace` compares by primary key and touches only rows that differ: deleting and inserting everything would set off every
+ON DELETE CASCADE that points at the table. Rows of other scopes are never touched: a key that belongs to somebody else, and a deletion
+that would reach somebody else's rows, are refused. User triggers of the tables are off meanwhile (one that sets `updated_at` would make
+the restored rows differ from the snapshot), except those called `coldstore_…`; where the role may not switch them, the comparison that
+follows decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from psycopg import errors as pg
+from psycopg import sql
+
+from coldstore.document import model
+from coldstore.errors import RestoreConflict, SchemaMismatch, TargetNotEmpty
+from coldstore.postgres import ddl
+from coldstore.postgres.connect import Connection, errors_as
+from coldstore.postgres.introspect import Relation
+from coldstore.postgres.read import scope_condition
+from coldstore.postgres.staging import Staging
+from coldstore.sql import query
+from coldstore.tiers import EVERYBODY, Scope
+
+_SQL = sql.SQL
+
+
+@dataclass(slots=True)
+class TablePlan:
+    """One array of the document and the table it goes to. `target` is None where the restore makes the table; `staged` is filled when
+    it is staged. `ignored`: columns that the target lacks and that the caller allowed to be left out."""
+
+    source: model.Table
+    target: Relation | None
+    columns: list[model.Column]
+    ignored: list[str] = field(default_factory=list)
+    staged: Relation | None = None
+    existing: int = 0
+    deleted: int = 0
+    updated: int = 0
+    inserted: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+
+    @property
+    def name(self) -> sql.Identifier:
+        return sql.Identifier(self.source.table.schema, self.source.table.name)
+
+    @property
+    def staged_name(self) -> sql.Identifier:
+        assert self.staged is not None  # noqa: S101 — only called after staging
+        return self.staged.identifier
+
+    @property
+    def table(self) -> model.Table:
+        """The target's table, with the owner columns and the condition that the document names."""
+        if self.target is None:
+            return self.source
+        own = {c.name for c in self.target.table.columns}
+        return msgspec.structs.replace(
+            self.target.table,
+            uid_column=self.source.uid_column if self.source.uid_column in own else None,
+            workspace_column=self.source.workspace_column if self.source.workspace_column in own else None,
+            where=self.source.where,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """`name`: fresh, replace or merge. `on_conflict`: skip, update or fail, for merge."""
+
+    name: str = "fresh"
+    on_conflict: str = "fail"
+
+
+def scope_rows(plan: TablePlan, scope: Scope) -> sql.Composable:
+    """The condition, on alias `s`, for the rows of the target table that the restore is about."""
+    return scope_condition(plan.table, scope, isolated=True) or _SQL("true")
+
+
+def count_scope(conn: Connection, plan: TablePlan, scope: Scope, *, whole: bool) -> int:
+    """Rows of the scope in the target; `whole`: of everybody, whatever the tier's `where` says."""
+    condition = _SQL("true") if whole else scope_rows(plan, scope)
+    (count,) = conn.execute(_SQL("SELECT count(*) FROM {} AS s WHERE {}").format(plan.name, condition)).fetchone() or (0,)
+    return int(count)
+
+
+def refuse_rows(conn: Connection, plan: TablePlan, scope: Scope) -> None:
+    """`TargetNotEmpty` when the target has rows where `fresh` wants none."""
+    condition = _SQL("true") if scope == EVERYBODY else scope_rows(plan, scope)
+    found = conn.execute(_SQL("SELECT 1 FROM {} AS s WHERE {} LIMIT 1").format(plan.name, condition)).fetchone()
+    if found:
+        whose = "rows" if scope == EVERYBODY else f"rows of {scope}"
+        raise TargetNotEmpty(
+            f"{plan.source.table} has {whose} already",
+            hint="--mode replace makes them exactly the snapshot's, --mode merge adds what is missing, or name an empty database.",
+        )
+
+
+def publish(
+    conn: Connection, plans: Sequence[TablePlan], schema: model.Schema | None, staging: Staging, *, scope: Scope, mode: Mode
+) -> None:
+    """Everything inside the caller's transaction. Fills the counts of `plans`."""
+    existing = [p for p in plans if p.target is not None]
+    created = [p for p in plans if p.target is None]
+    with errors_as("publish"):
+        try:
+            for plan in created:
+                _move(conn, plan, staging)
+            if schema is not None:
+                _sequences(conn, created, schema, staging)
+            _load_existing(conn, existing, scope, mode)
+        except pg.ForeignKeyViolation as exc:
+            raise RestoreConflict(
+                f"{exc.diag.message_primary} ({exc.diag.message_detail})",
+                hint="Restore the table it refers to as well, or first.",
+            ) from exc
+        except pg.UniqueViolation as exc:
+            raise RestoreConflict(
+                f"{exc.diag.message_primary} ({exc.diag.message_detail})",
+                hint="--mode merge with --on-conflict skip or update says what to do with rows that are there.",
+            ) from exc
+        except pg.NotNullViolation as exc:
+            raise SchemaMismatch(
+                f"{exc.diag.message_primary}", hint="The target wants a value that the document does not have; give the column a default."
+            ) from exc
+
+
+# --- tables the restore made -------------------------------------------------------------------------------------------------------
+
+
+def _move(conn: Connection, plan: TablePlan, staging: Staging) -> None:
+    for name in [plan.source.table, *(p.table for p in plan.source.partitions)]:
+        conn.execute(_SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name.schema)))
+        conn.execute(_SQL("ALTER TABLE {} SET SCHEMA {}").format(staging.identifier(name), sql.Identifier(name.schema)))
+
+
+def _sequences(conn: Connection, created: Sequence[TablePlan], schema: model.Schema, staging: Staging) -> None:
+    """Sequences, identities and defaults, each sequence set so that the next value is one that no row has."""
+    by_name = {s.name: s for s in schema.sequences}
+    tables = {p.source.table for p in created}
+    for sequence in schema.sequences:
+        identity = any(c.identity and c.identity.sequence == sequence.name for p in created for c in p.columns)
+        needed = sequence.owner_table in tables or (sequence.owner_table is None and not identity)
+        if needed and not _exists(conn, sequence.name):
+            conn.execute(_SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(sequence.name.schema)))
+            conn.execute(ddl.create_sequence(sequence))
+    for plan in created:
+        for column in plan.columns:
+            if column.generated:
+                continue
+            if column.identity:
+                conn.execute(ddl.identity(plan.name, column, by_name.get(column.identity.sequence)))
+            elif column.default is not None:
+                statement = _SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}")
+                conn.execute(statement.format(plan.name, sql.Identifier(column.name), staging.names.text(column.default)))
+    for sequence in schema.sequences:
+        if sequence.owner_table in tables and sequence.owner_column and sequence.owner_table:
+            owner = sql.Identifier(sequence.owner_table.schema, sequence.owner_table.name, sequence.owner_column)
+            conn.execute(_SQL("ALTER SEQUENCE {} OWNED BY {}").format(_name(sequence.name), owner))
+        if sequence.last_value is not None and _exists(conn, sequence.name):
+            _advance(conn, _name(sequence.name), sequence.last_value, sequence.increment)
+    for plan in created:
+        _follow_rows(conn, plan)
+
+
+def _name(name: model.Name) -> sql.Identifier:
+    return sql.Identifier(name.schema, name.name)
+
+
+def _exists(conn: Connection, name: model.Name) -> bool:
+    found = conn.execute(
+        "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s AND c.relkind = 'S'",
+        (name.schema, name.name),
+    ).fetchone()
+    return found is not None
+
+
+def _advance(conn: Connection, sequence: sql.Composable, value: int, increment: int) -> None:
+    """Let the sequence stand at `value`, unless it is beyond."""
+    beyond = "<" if increment > 0 else ">"
+    conn.execute(
+        _SQL("SELECT pg_catalog.setval({q}::pg_catalog.regclass, {v}) FROM {s} WHERE NOT is_called OR last_value " + beyond + " {v}").format(
+            q=sql.Literal(sequence.as_string(conn)), s=sequence, v=sql.Literal(value)
+        )
+    )
+
+
+def _follow_rows(conn: Connection, plan: TablePlan) -> None:
+    """No sequence of the table may give a value that a row already has."""
+    rows = conn.execute(
+        "SELECT a.attname::text, n.nspname::text, c.relname::text, s.seqincrement FROM pg_catalog.pg_depend d"
+        " JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid"
+        " WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass"
+        " AND d.refobjid = %s::regclass AND d.deptype IN ('i', 'a')",
+        (plan.name.as_string(conn),),
+    ).fetchall()
+    for column, schema, name, increment in rows:
+        extreme = _SQL("max" if increment > 0 else "min")
+        (value,) = conn.execute(_SQL("SELECT {}({}) FROM {}").format(extreme, sql.Identifier(column), plan.name)).fetchone() or (None,)
+        if value is not None:
+            _advance(conn, sql.Identifier(schema, name), int(value), increment)
+
+
+def add_foreign_keys(conn: Connection, plans: Sequence[TablePlan], staging: Staging) -> list[str]:
+    """Foreign keys of the tables the restore made. Returns a sentence for each that has no table to point at."""
+    left_out = []
+    with errors_as("publish"):
+        for plan in plans:
+            for found in plan.source.constraints:
+                if plan.target is not None or found.kind != "f" or not set(found.columns) <= {c.name for c in plan.columns}:
+                    continue
+                there = found.references and conn.execute("SELECT to_regclass(%s)", (_name(found.references).as_string(conn),)).fetchone()
+                if not there or there[0] is None:
+                    left_out.append(f"foreign key {found.name} of {plan.source.table}: there is no table {found.references} here")
+                    continue
+                conn.execute(ddl.constraint(plan.name, found, staging.names))
+    return left_out
+
+
+# --- tables that were there --------------------------------------------------------------------------------------------------------
+
+
+def _load_existing(conn: Connection, plans: Sequence[TablePlan], scope: Scope, mode: Mode) -> None:
+    if not plans:
+        return
+    names = _SQL(", ").join(p.name for p in plans if p.target and p.target.table.kind in {"table", "partitioned"})
+    conn.execute(_SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names))
+    silenced = [_silence_triggers(conn, p) for p in plans]
+    ordered = _parents_first(conn, plans)
+    if mode.name == "fresh":
+        for plan in ordered:
+            refuse_rows(conn, plan, scope)
+    if mode.name == "replace":
+        for plan in ordered:
+            _refuse_foreign_keys_of_others(conn, plan, scope)
+        _refuse_cascades(conn, ordered, scope)
+        for plan in reversed(ordered):
+            plan.deleted = _delete(conn, plan, scope)
+    for plan in ordered:
+        if mode.name == "replace":
+            plan.updated = _update(conn, plan, scope)
+        plan.inserted = _merge(conn, plan, scope, mode) if mode.name == "merge" else _insert_missing(conn, plan, mode)
+        _follow_rows(conn, plan)
+    for statements in silenced:
+        for statement in statements:
+            conn.execute(statement)
+
+
+def _parents_first(conn: Connection, plans: Sequence[TablePlan]) -> list[TablePlan]:
+    """Tables in an order in which each stands after those its foreign keys point at, as far as there is one."""
+    oids = [p.target.oid for p in plans if p.target]
+    edges = conn.execute(
+        "SELECT conrelid::bigint, confrelid::bigint FROM pg_catalog.pg_constraint"
+        " WHERE contype = 'f' AND conrelid = ANY (%s::oid[]) AND confrelid = ANY (%s::oid[]) AND conrelid <> confrelid",
+        (oids, oids),
+    ).fetchall()
+    left = list(plans)
+    ordered: list[TablePlan] = []
+    while left:
+        waiting = {p.target.oid for p in left if p.target}
+        free = [p for p in left if p.target and not any(a == p.target.oid and b in waiting for a, b in edges)] or left[:1]
+        ordered += free
+        left = [p for p in left if p not in free]
+    return ordered
+
+
+def _silence_triggers(conn: Connection, plan: TablePlan) -> list[sql.Composable]:
+    """Switch the table's own triggers off; returns what switches them on again as they were."""
+    assert plan.target is not None  # noqa: S101
+    rows = conn.execute(
+        "SELECT tgname::text, tgenabled::text FROM pg_catalog.pg_trigger"
+        " WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled <> 'D' AND tgname NOT LIKE 'coldstore\\_%%'",
+        (plan.target.oid,),
+    ).fetchall()
+    back = []
+    try:
+        with conn.transaction():
+            for name, enabled in rows:
+                trigger = sql.Identifier(name)
+                conn.execute(_SQL("ALTER TABLE {} DISABLE TRIGGER {}").format(plan.name, trigger))
+                how = {"O": "ENABLE", "A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}[enabled]
+                back.append(_SQL("ALTER TABLE {} {} TRIGGER {}").format(plan.name, _SQL(how), trigger))
+    except pg.InsufficientPrivilege:
+        return []
+    return back
+
+
+def _columns(plan: TablePlan, alias: str | None = None) -> sql.Composable:
+    names = [c.name for c in plan.columns if _writable(plan, c)]
+    return _SQL(", ").join(sql.Identifier(alias, n) if alias else sql.Identifier(n) for n in names)
+
+
+def _writable(plan: TablePlan, column: model.Column) -> bool:
+    own = plan.target and next((c for c in plan.target.table.columns if c.name == column.name), None)
+    return own is not None and own.generated is None
+
+
+def _key(plan: TablePlan) -> list[str]:
+    """The target's primary key, where the document has all of it."""
+    key = plan.target.table.key if plan.target else []
+    return key if set(key) <= {c.name for c in plan.columns} else []
+
+
+def _same_key(plan: TablePlan) -> sql.Composable:
+    return _SQL(" AND ").join(_SQL("s.{0} = d.{0}").format(sql.Identifier(k)) for k in _key(plan))
+
+
+def _row_text(plan: TablePlan, alias: str) -> sql.Composable:
+    """A whole row as text: equal exactly when every value is, also for types that have no `=`."""
+    return _SQL("ROW({})::pg_catalog.text").format(_columns(plan, alias))
+
+
+def _insert(plan: TablePlan, condition: sql.Composable, tail: sql.Composable | None = None) -> sql.Composable:
+    if not plan.columns or not any(_writable(plan, c) for c in plan.columns):
+        return _SQL("INSERT INTO {} SELECT FROM {} AS d WHERE {}").format(plan.name, plan.staged_name, condition)
+    statement = _SQL("INSERT INTO {} AS s ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS d WHERE {}").format(
+        plan.name, _columns(plan), _columns(plan, "d"), plan.staged_name, condition
+    )
+    return _SQL("{} {}").format(statement, tail) if tail is not None else statement
+
+
+def _insert_missing(conn: Connection, plan: TablePlan, mode: Mode) -> int:
+    """What `fresh` and `replace` have left to insert: everything, or the keys that are not there."""
+    missing = _SQL("true")
+    if mode.name == "replace" and _key(plan):
+        missing = _SQL("NOT EXISTS (SELECT 1 FROM {} AS s WHERE {})").format(plan.name, _same_key(plan))
+    return conn.execute(_insert(plan, missing)).rowcount
+
+
+def _delete(conn: Connection, plan: TablePlan, scope: Scope) -> int:
+    """Rows of the scope that the snapshot does not have; all of them where there is no key to tell by."""
+    statement = _SQL("DELETE FROM {} AS s WHERE {}").format(plan.name, _doomed(plan, scope))
+    return conn.execute(statement).rowcount
+
+
+def _doomed(plan: TablePlan, scope: Scope) -> sql.Composable:
+    if not _key(plan):
+        return scope_rows(plan, scope)
+    return _SQL("{} AND NOT EXISTS (SELECT 1 FROM {} AS d WHERE {})").format(scope_rows(plan, scope), plan.staged_name, _same_key(plan))
+
+
+def _update(conn: Connection, plan: TablePlan, scope: Scope) -> int:
+    always = {c.name for c in plan.target.table.columns if c.identity and c.identity.always} if plan.target else set()
+    names = [c.name for c in plan.columns if _writable(plan, c) and c.name not in _key(plan) and c.name not in always]
+    if not _key(plan) or not names:
+        return 0
+    statement = _SQL("UPDATE {} AS s SET {} FROM {} AS d WHERE {} AND {} AND {} IS DISTINCT FROM {}").format(
+        plan.name,
+        _SQL(", ").join(_SQL("{0} = d.{0}").format(sql.Identifier(n)) for n in names),
+        plan.staged_name,
+        _same_key(plan),
+        scope_rows(plan, scope),
+        _row_text(plan, "s"),
+        _row_text(plan, "d"),
+    )
+    return conn.execute(statement).rowcount
+
+
+def _merge(conn: Connection, plan: TablePlan, scope: Scope, mode: Mode) -> int:
+    """Insert what is missing. Without a key a row is there when an equal row is."""
+    (total,) = conn.execute(_SQL("SELECT count(*) FROM {}").format(plan.staged_name)).fetchone() or (0,)
+    if not _key(plan):
+        there = _SQL("EXISTS (SELECT 1 FROM {} AS s WHERE {} AND {} = {})").format(
+            plan.name, scope_rows(plan, scope), _row_text(plan, "s"), _row_text(plan, "d")
+        )
+        inserted = conn.execute(_insert(plan, _SQL("NOT {}").format(there))).rowcount
+        plan.unchanged = int(total) - inserted
+        return inserted
+    (plan.unchanged,) = conn.execute(
+        _SQL("SELECT count(*) FROM {} AS s, {} AS d WHERE {} AND {} = {}").format(
+            plan.name, plan.staged_name, _same_key(plan), _row_text(plan, "s"), _row_text(plan, "d")
+        )
+    ).fetchone() or (0,)
+    different = _SQL("FROM {} AS s, {} AS d WHERE {} AND {} <> {}").format(
+        plan.name, plan.staged_name, _same_key(plan), _row_text(plan, "s"), _row_text(plan, "d")
+    )
+    if mode.on_conflict == "fail":
+        found = conn.execute(_SQL("SELECT {} {} LIMIT 1").format(_SQL("ROW({})::pg_catalog.text").format(_key_of(plan)), different)).fetchone()
+        if found:
+            raise RestoreConflict(
+                f"{plan.source.table} has a different row with the key {found[0]}",
+                hint="--on-conflict skip keeps the target's row, --on-conflict update takes the snapshot's.",
+            )
+    if mode.on_conflict == "update":
+        _refuse_foreign_keys_of_others(conn, plan, scope)
+        plan.updated = _update(conn, plan, scope)
+    else:
+        (plan.skipped,) = conn.execute(_SQL("SELECT count(*) {}").format(different)).fetchone() or (0,)
+    missing = _SQL("NOT EXISTS (SELECT 1 FROM {} AS s WHERE {})").format(plan.name, _same_key(plan))
+    tail = _SQL("ON CONFLICT DO NOTHING") if mode.on_conflict == "skip" else None
+    inserted = conn.execute(_insert(plan, missing, tail)).rowcount
+    plan.skipped = int(total) - inserted - plan.updated - int(plan.unchanged)
+    return inserted
+
+
+def _key_of(plan: TablePlan, alias: str = "s") -> sql.Composable:
+    return _SQL(", ").join(sql.Identifier(alias, k) for k in _key(plan))
+
+
+def _refuse_foreign_keys_of_others(conn: Connection, plan: TablePlan, scope: Scope) -> None:
+    """A staged key that stands in the target outside the scope is somebody else's row."""
+    if not _key(plan):
+        return
+    found = conn.execute(
+        _SQL("SELECT ROW({})::pg_catalog.text FROM {} AS s WHERE NOT coalesce({}, false) AND EXISTS"
+             " (SELECT 1 FROM {} AS d WHERE {}) LIMIT 1").format(
+            _key_of(plan), plan.name, scope_rows(plan, scope), plan.staged_name, _same_key(plan)
+        )
+    ).fetchone()
+    if found:
+        raise RestoreConflict(
+            f"{plan.source.table} has the key {found[0]} in a row that is not of {scope}",
+            hint="Somebody else's memory uses this key now; restore into another database and look at both.",
+        )
+
+
+def _refuse_cascades(conn: Connection, plans: Sequence[TablePlan], scope: Scope) -> None:
+    """Deleting a row must not delete or change rows that the restore is not about."""
+    by_oid = {p.target.oid: p for p in plans if p.target}
+    cursor = conn.execute(query("destructive_references"), {"oids": list(by_oid)})
+    for name, schema, table, referenced, referencing, columns, referenced_columns in cursor.fetchall():
+        plan, other = by_oid[referenced], by_oid.get(referencing)
+        outside = _SQL("NOT coalesce({}, false)").format(_aliased_scope(other, scope)) if other else _SQL("true")
+        link = _SQL(" AND ").join(
+            _SQL("o.{} = s.{}").format(sql.Identifier(a), sql.Identifier(b)) for a, b in zip(columns, referenced_columns, strict=True)
+        )
+        found = conn.execute(
+            _SQL("SELECT 1 FROM {} AS s JOIN {} AS o ON {} WHERE {} AND {} LIMIT 1").format(
+                plan.name, sql.Identifier(schema, table), link, _doomed(plan, scope), outside
+            )
+        ).fetchone()
+        if found:
+            raise RestoreConflict(
+                f"deleting from {plan.source.table} would also change rows of {schema}.{table} (foreign key {name})",
+                hint=f"Restore {schema}.{table} too, as a tier, or use --mode merge --on-conflict update.",
+            )
+
+
+def _aliased_scope(plan: TablePlan, scope: Scope) -> sql.Composable:
+    return scope_condition(plan.table, scope, alias="o", isolated=True) or _SQL("true")

@@ -1,0 +1,176 @@
+"""One moment of a source database, seen by any number of connections.
+
+Order: names are looked up; the tables are locked against being dropped, truncated or altered (ACCESS SHARE, which stops nobody's reads
+or writes); then the first query of a REPEATABLE READ transaction fixes the moment. Locking comes first because a TRUNCATE that
+commits between moment and lock would show as an empty table. Further readers import the same snapshot.
+
+Connections are kept for the next moment of the same process; one that was left in the middle of a stream is closed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from coldstore.document import model
+from coldstore.errors import DatabaseError, TableMissing
+from coldstore.postgres.connect import Connection, connect, errors_as
+from coldstore.postgres.introspect import Catalog, Relation, check_tiers, identifier, inspect, refresh, resolve, state
+from coldstore.postgres.read import orphan_query
+from coldstore.sql import query
+from coldstore.tiers import Tier
+
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+@dataclass(slots=True)
+class Moment:
+    """What everything read inside `Source.moment` agrees on. `timestamp`: milliseconds since the epoch by the database's clock."""
+
+    leader: Connection
+    catalog: Catalog
+    database: model.Database
+    timestamp: int
+    check_utf8: bool
+    source: Source
+    _exported: str | None = None
+    _readers: list[Connection] = field(default_factory=list)
+
+    def connections(self, count: int) -> list[Connection]:
+        """`count` connections that see this moment; the first is the leader."""
+        if count > 1 and self._exported is None:
+            with errors_as("export snapshot"):
+                (self._exported,) = self.leader.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone() or ("",)
+        while len(self._readers) < count - 1:
+            reader = self.source.take()
+            self._readers.append(reader)
+            with errors_as("import snapshot"):
+                reader.execute(_BEGIN)
+                reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._exported)))
+        return [self.leader, *self._readers[: count - 1]]
+
+    def rows_without_owner(self, relation: Relation) -> int:
+        with errors_as("count"):
+            (count,) = self.leader.execute(orphan_query(relation)).fetchone() or (0,)
+        return int(count)
+
+
+class Source:
+    """A database to read from. Safe to use from several threads; each moment has connections of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
+        self._known: dict[tuple[object, ...], tuple[str, Catalog]] = {}
+
+    def take(self) -> Connection:
+        """An idle connection that still answers, or a new one."""
+        while True:
+            with self._lock:
+                conn = self._idle.pop() if self._idle else None
+            if conn is None:
+                return connect(self._url, purpose="coldstore snapshot")
+            if not conn.closed and not conn.broken:
+                return conn
+
+    def _give_back(self, conn: Connection) -> None:
+        try:
+            if conn.closed or conn.info.transaction_status not in {_IDLE, _IN_TRANSACTION, _IN_ERROR}:
+                conn.close()
+                return
+            conn.execute("ROLLBACK")
+        except psycopg.Error:
+            with suppress(psycopg.Error):
+                conn.close()
+            return
+        with self._lock:
+            self._idle.append(conn)
+
+    @contextmanager
+    def moment(self, tiers: Sequence[Tier], *, vectors: str = "text", sizes: bool = True) -> Iterator[Moment]:
+        """Everything read from the yielded `Moment` is of one instant. With `sizes` the tables' sizes are of now; without, what is known
+        of them from an earlier moment serves, as long as nobody altered them. Raises a `DatabaseError` before any row is read when a tier's
+        table is missing, unreadable or filtered by row-level security."""
+        leader = self.take()
+        moment: Moment | None = None
+        try:
+            if sizes:
+                self._known.clear()
+            try:
+                moment = self._begin(leader, tiers, vectors)
+            except DatabaseError:
+                if not leader.closed or not self._known:
+                    raise
+                # The idle connection had died unnoticed (a restarted server); nothing was read yet, so a fresh one may try.
+                leader = connect(self._url, purpose="coldstore snapshot")
+                moment = self._begin(leader, tiers, vectors)
+            yield moment
+        finally:
+            for conn in [leader, *(moment._readers if moment else [])]:  # noqa: SLF001
+                self._give_back(conn)
+
+    def _begin(self, leader: Connection, tiers: Sequence[Tier], vectors: str) -> Moment:
+        key = (tuple(tiers), vectors)
+        state_known, catalog = self._known.get(key, ("", None))
+        if catalog is not None:
+            try:
+                now, found = self._fix(leader, [r.oid for r in catalog.relations], catalog)
+            except TableMissing:
+                found = ""
+            if found != state_known:  # somebody altered a table: look everything up again, in a new transaction
+                leader.execute("ROLLBACK")
+                self._known.pop(key, None)
+                return self._begin(leader, tiers, vectors)
+            catalog = refresh(leader, catalog)
+        else:
+            oids = check_tiers(tiers, resolve(leader, [t.table for t in tiers]))
+            now, _ = self._fix(leader, oids, None)
+            catalog = inspect(leader, list(zip(tiers, oids, strict=True)), vectors=vectors)
+            if not any(r.table.kind == "partitioned" for r in catalog.relations):  # whose leaves come and go
+                self._known[key] = (state(leader, oids, catalog), catalog)
+        database = model.Database(
+            system_identifier=now["system_identifier"],
+            name=now["name"],
+            server_version=now["server_version"],
+            snapshot=now["snapshot"],
+        )
+        return Moment(leader, catalog, database, now["milliseconds"], now["encoding"] == "SQL_ASCII", self)
+
+    def _fix(self, leader: Connection, oids: list[int], catalog: Catalog | None) -> tuple[dict[str, Any], str]:
+        with errors_as("begin"):
+            if catalog is None:
+                names = leader.execute(
+                    "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
+                    " ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::oid[]) AND c.relkind IN ('r', 'p')",
+                    (oids,),
+                ).fetchall()
+                tables = [identifier(model.Name(schema=schema, name=name)) for schema, name in names]
+            else:
+                tables = [r.identifier for r in catalog.relations if r.table.kind in {"table", "partitioned"}]
+            leader.execute(_BEGIN)
+            if tables:
+                leader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.SQL(", ").join(tables)))
+            with leader.cursor(row_factory=dict_row) as cursor:
+                now = cursor.execute(query("moment"), prepare=True).fetchone() or {}
+            return now, state(leader, oids, catalog) if catalog else ""
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for conn in idle:
+            conn.close()
+
+
+_IDLE, _IN_TRANSACTION, _IN_ERROR = (
+    psycopg.pq.TransactionStatus.IDLE,
+    psycopg.pq.TransactionStatus.INTRANS,
+    psycopg.pq.TransactionStatus.INERROR,
+)

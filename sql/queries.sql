@@ -1,0 +1,214 @@
+-- Named queries, read by coldstore/sql.py. Each stands under a line `-- name: NAME`; parameters are psycopg's %(name)s.
+-- All of them run with an empty search_path, so every name that Postgres prints is qualified.
+
+-- name: moment
+-- One row: what identifies this database and this moment. The system identifier is not readable on every managed service.
+SELECT
+    CASE WHEN has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
+         THEN (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) ELSE '' END AS system_identifier,
+    current_database()::text AS name,
+    current_setting('server_version') AS server_version,
+    pg_catalog.pg_current_snapshot()::text AS snapshot,
+    (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS milliseconds,
+    current_setting('server_encoding') AS encoding
+
+-- name: relations
+-- One row per table: what it is, who may read it, and how a partitioned one is cut.
+SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS relkind,
+       row_security_active(c.oid) AS filtered, has_table_privilege(c.oid, 'SELECT') AS readable,
+       CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END AS partition_key,
+       c.reltype::bigint AS row_type
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = ANY (%(oids)s::oid[])
+
+-- name: columns
+-- One row per column, in table order.
+SELECT a.attrelid::bigint AS relation, a.attnum::int AS number, a.attname::text AS name,
+       format_type(a.atttypid, a.atttypmod) AS type, a.atttypid::bigint AS type_oid, a.attnotnull AS not_null,
+       a.attgenerated::text AS generated, a.attidentity::text AS identity,
+       pg_get_expr(d.adbin, d.adrelid) AS default_expression, d.oid::bigint AS default_oid,
+       CASE WHEN a.attcollation <> t.typcollation THEN quote_ident(cn.nspname) || '.' || quote_ident(co.collname) END AS collation,
+       has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS readable
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
+LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum
+
+-- name: types
+-- The types given and all that they are made of: elements, bases, attributes, subtypes.
+WITH RECURSIVE used (oid) AS (
+    SELECT unnest(%(types)s::oid[])
+    UNION
+    SELECT x.oid FROM used u JOIN pg_catalog.pg_type t ON t.oid = u.oid
+    CROSS JOIN LATERAL (
+        SELECT t.typelem WHERE t.typelem <> 0
+        UNION ALL SELECT t.typbasetype WHERE t.typtype = 'd'
+        UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a
+                  WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid
+        UNION ALL SELECT r.rngtypid FROM pg_catalog.pg_range r WHERE r.rngmultitypid = t.oid
+    ) x (oid)
+)
+SELECT t.oid::bigint AS oid, n.nspname::text AS schema, t.typname::text AS name, t.typtype::text AS kind,
+       (t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc AND t.typelem <> 0) AS is_array,
+       t.typelem::bigint AS element, t.typdelim::text AS delimiter, t.typbasetype::bigint AS base,
+       t.typnotnull AS not_null, t.typdefault AS default_expression,
+       CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END AS base_name,
+       CASE WHEN t.typtype = 'd' AND t.typcollation <> bt.typcollation
+            THEN (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_catalog.pg_collation co
+                  JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = t.typcollation) END AS collation,
+       t.typsend::oid::regproc::text AS send,
+       n.nspname = 'pg_catalog' AS built_in,
+       EXISTS (SELECT FROM pg_catalog.pg_cast k WHERE k.castsource = t.oid AND k.casttarget = 'pg_catalog.json'::regtype
+               AND k.castfunc <> 0) AS casts_to_json,
+       EXISTS (SELECT FROM pg_catalog.pg_depend p WHERE p.classid = 'pg_catalog.pg_type'::regclass AND p.objid = t.oid
+               AND p.deptype = 'e') AS from_extension,
+       (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid) AS labels,
+       (SELECT jsonb_agg(jsonb_build_array(k.conname, pg_get_constraintdef(k.oid)) ORDER BY k.conname)
+          FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c') AS checks,
+       (SELECT jsonb_agg(jsonb_build_array(a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid::bigint) ORDER BY a.attnum)
+          FROM pg_catalog.pg_attribute a
+         WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS attributes,
+       (SELECT c.relkind::text FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid) AS relation_kind,
+       (SELECT jsonb_build_array(format_type(r.rngsubtype, NULL), r.rngsubtype::bigint)
+          FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid) AS subtype
+FROM used u JOIN pg_catalog.pg_type t ON t.oid = u.oid
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+LEFT JOIN pg_catalog.pg_type bt ON bt.oid = t.typbasetype
+
+-- name: constraints
+-- Keys, checks, exclusions and foreign keys of the tables themselves, none that a parent handed down.
+SELECT k.conrelid::bigint AS relation, k.conname::text AS name, k.contype::text AS kind, pg_get_constraintdef(k.oid) AS definition,
+       (SELECT coalesce(array_agg(a.attname::text ORDER BY x.ord), '{}') FROM unnest(k.conkey) WITH ORDINALITY x (num, ord)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = x.num) AS columns,
+       fn.nspname::text AS references_schema, fc.relname::text AS references_name
+FROM pg_catalog.pg_constraint k
+LEFT JOIN pg_catalog.pg_class fc ON fc.oid = k.confrelid AND k.contype = 'f'
+LEFT JOIN pg_catalog.pg_namespace fn ON fn.oid = fc.relnamespace
+WHERE k.conrelid = ANY (%(oids)s::oid[]) AND k.contype IN ('p', 'u', 'f', 'c', 'x') AND k.conparentid = 0
+ORDER BY k.conrelid, k.contype, k.conname
+
+-- name: indexes
+-- Indexes that stand for themselves. `prefix` is the part of the definition before the access method.
+SELECT i.indrelid::bigint AS relation, x.relname::text AS name, i.indisunique AS is_unique, pg_get_indexdef(i.indexrelid) AS definition,
+       format(' ON %%s%%I.%%I USING ', CASE WHEN x.relkind = 'I' THEN 'ONLY ' ELSE '' END, n.nspname, c.relname) AS prefix,
+       (SELECT coalesce(array_agg(a.attname::text), '{}') FROM pg_catalog.pg_depend d
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = d.refobjsubid
+         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = i.indexrelid AND d.refobjid = i.indrelid
+           AND d.refobjsubid > 0) AS columns
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE i.indrelid = ANY (%(oids)s::oid[]) AND i.indisvalid AND NOT x.relispartition
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))
+ORDER BY i.indrelid, x.relname
+
+-- name: sequences
+-- Every sequence that a column draws from: identity, serial, or a default that names one.
+SELECT s.seqrelid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name, format_type(s.seqtypid, NULL) AS type,
+       s.seqstart AS start, s.seqincrement AS increment, s.seqmin AS minimum, s.seqmax AS maximum, s.seqcache AS cache,
+       s.seqcycle AS cycle,
+       CASE WHEN has_sequence_privilege(c.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(c.oid) END AS last_value,
+       u.relation::bigint AS relation, u.number::int AS number, u.link
+FROM (
+    SELECT p.objid AS seq, p.refobjid AS relation, p.refobjsubid AS number,
+           CASE WHEN p.deptype = 'i' THEN 'identity' ELSE 'owned' END AS link
+      FROM pg_catalog.pg_depend p
+     WHERE p.classid = 'pg_catalog.pg_class'::regclass AND p.refclassid = 'pg_catalog.pg_class'::regclass
+       AND p.refobjid = ANY (%(oids)s::oid[]) AND p.refobjsubid > 0 AND p.deptype IN ('i', 'a')
+    UNION ALL
+    SELECT p.refobjid, d.adrelid, d.adnum, 'drawn'
+      FROM pg_catalog.pg_attrdef d
+      JOIN pg_catalog.pg_depend p ON p.classid = 'pg_catalog.pg_attrdef'::regclass AND p.objid = d.oid
+       AND p.refclassid = 'pg_catalog.pg_class'::regclass
+     WHERE d.adrelid = ANY (%(oids)s::oid[])
+) u
+JOIN pg_catalog.pg_sequence s ON s.seqrelid = u.seq
+JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+
+-- name: extensions
+-- Extensions that the types, index methods, operator classes and default functions of the tables come from.
+SELECT DISTINCT e.extname::text AS name, n.nspname::text AS schema, e.extversion AS version
+FROM (
+    SELECT 'pg_catalog.pg_type'::regclass::oid, unnest(%(types)s::oid[])
+    UNION
+    SELECT 'pg_catalog.pg_opclass'::regclass::oid, unnest(i.indclass::oid[])
+      FROM pg_catalog.pg_index i WHERE i.indrelid = ANY (%(oids)s::oid[])
+    UNION
+    SELECT 'pg_catalog.pg_am'::regclass::oid, x.relam
+      FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = ANY (%(oids)s::oid[])
+    UNION
+    SELECT p.refclassid, p.refobjid
+      FROM pg_catalog.pg_attrdef d
+      JOIN pg_catalog.pg_depend p ON p.classid = 'pg_catalog.pg_attrdef'::regclass AND p.objid = d.oid
+     WHERE d.adrelid = ANY (%(oids)s::oid[]) AND p.refclassid = 'pg_catalog.pg_proc'::regclass
+) o (classid, objid)
+CROSS JOIN LATERAL (
+    SELECT p.refobjid FROM pg_catalog.pg_depend p
+     WHERE p.classid = o.classid AND p.objid = o.objid AND p.objsubid = 0 AND p.deptype = 'e' OFFSET 0
+) p
+JOIN pg_catalog.pg_extension e ON e.oid = p.refobjid
+JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+ORDER BY 1
+
+-- name: leaves
+-- The relations in which the rows of a table really lie: itself, its partitions and heirs. Bytes include what was moved out of line.
+WITH RECURSIVE tree (root, oid, parent, depth) AS (
+    SELECT c.oid, c.oid, NULL::oid, 0 FROM pg_catalog.pg_class c WHERE c.oid = ANY (%(oids)s::oid[])
+    UNION ALL
+    SELECT t.root, i.inhrelid, i.inhparent, t.depth + 1 FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
+)
+SELECT t.root::bigint AS root, c.oid::bigint AS oid, t.depth, n.nspname::text AS schema, c.relname::text AS name,
+       c.relkind::text AS relkind, c.relispartition AS is_partition, am.amname::text AS method,
+       pn.nspname::text AS parent_schema, pc.relname::text AS parent_name,
+       CASE WHEN c.relispartition THEN pg_get_expr(c.relpartbound, c.oid) END AS bound,
+       CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END AS partition_key,
+       CASE WHEN c.relkind IN ('r', 'm') THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint END AS pages,
+       CASE WHEN c.relkind IN ('r', 'm') THEN pg_table_size(c.oid) END AS bytes
+FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
+LEFT JOIN pg_catalog.pg_class pc ON pc.oid = t.parent
+LEFT JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
+ORDER BY t.root, t.depth, n.nspname, c.relname
+
+-- name: destructive_references
+-- Foreign keys that would delete or change rows elsewhere when a row of the table is deleted.
+SELECT k.conname::text AS name, n.nspname::text AS schema, c.relname::text AS table_name, k.confrelid::bigint AS referenced,
+       c.oid::bigint AS referencing,
+       (SELECT array_agg(a.attname::text ORDER BY x.ord) FROM unnest(k.conkey) WITH ORDINALITY x (num, ord)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = x.num) AS columns,
+       (SELECT array_agg(a.attname::text ORDER BY x.ord) FROM unnest(k.confkey) WITH ORDINALITY x (num, ord)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = x.num) AS referenced_columns
+FROM pg_catalog.pg_constraint k
+JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE k.confrelid = ANY (%(oids)s::oid[]) AND k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd') AND k.conparentid = 0
+
+-- name: state
+-- One text that changes whenever somebody alters one of the tables or types: row versions of the catalog's own rows about them.
+SELECT md5(coalesce(string_agg(x.version, ' ' ORDER BY x.version), '')) AS state
+FROM (
+    SELECT 'c' || c.oid || c.xmin || c.ctid::text || n.xmin FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (%(oids)s::oid[])
+    UNION ALL
+    SELECT 'a' || a.attrelid || '.' || a.attnum || a.xmin || a.ctid::text FROM pg_catalog.pg_attribute a
+     WHERE a.attrelid = ANY (%(oids)s::oid[])
+    UNION ALL
+    SELECT 'd' || d.oid || d.xmin || d.ctid::text FROM pg_catalog.pg_attrdef d WHERE d.adrelid = ANY (%(oids)s::oid[])
+    UNION ALL
+    SELECT 'k' || k.oid || k.xmin || k.ctid::text FROM pg_catalog.pg_constraint k WHERE k.conrelid = ANY (%(oids)s::oid[])
+    UNION ALL
+    SELECT 'i' || i.indexrelid || i.xmin || i.ctid::text FROM pg_catalog.pg_index i WHERE i.indrelid = ANY (%(oids)s::oid[])
+    UNION ALL
+    SELECT 't' || t.oid || t.xmin || t.ctid::text FROM pg_catalog.pg_type t WHERE t.oid = ANY (%(types)s::oid[])
+    UNION ALL
+    SELECT 'e' || e.oid || e.xmin || e.ctid::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = ANY (%(types)s::oid[])
+    UNION ALL
+    SELECT 'p' || p.inhrelid || p.xmin || p.ctid::text FROM pg_catalog.pg_inherits p WHERE p.inhparent = ANY (%(oids)s::oid[])
+) x (version)
