@@ -36,29 +36,48 @@ def scope_of(manifest: model.Manifest | model.Header) -> Scope:
     return EVERYBODY if manifest.workspace is None else Scope.of_workspace(manifest.workspace)
 
 
-def summary(manifest: model.Manifest, store: Store | None = None) -> dict[str, Any]:
-    """The stable JSON form of a snapshot. `path` and `manifest` are keys below the store's root, `sha256` is of the stored document."""
-    found: dict[str, Any] = {
-        "id": manifest.id,
-        "path": manifest.document,
-        "manifest": layout.manifest_key(manifest.id),
-        "uid": manifest.uid,
-        "workspace": manifest.workspace,
-        "kind": manifest.kind,
-        "label": manifest.label,
-        "snapshotAt": manifest.snapshot_at,
-        "rows": manifest.rows(),
-        "bytes": manifest.bytes,
-        "storedBytes": manifest.stored_bytes,
-        "sha256": manifest.sha256,
-        "codec": manifest.codec,
-        "seconds": manifest.seconds,
-    }
-    if manifest.schema.omitted:
-        found["omittedTiers"] = manifest.schema.omitted
-    if store is not None:
-        found["url"] = store.path(manifest.document)
-    return found
+class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The stable form of a snapshot for programs, camelCase as JSON. `path` and `manifest` are keys below the store's root; `bytes` is
+    the plain document's size, `stored_bytes` and `sha256` are of the document as stored."""
+
+    id: str
+    path: str
+    manifest: str
+    uid: str | None
+    workspace: str | None
+    kind: str
+    label: str | None
+    snapshot_at: str
+    rows: dict[str, int]
+    bytes: int
+    stored_bytes: int
+    sha256: str
+    codec: str
+    omitted_tiers: list[str]
+    seconds: float
+
+    @classmethod
+    def of(cls, manifest: model.Manifest) -> SnapshotInfo:
+        return cls(
+            id=manifest.id,
+            path=manifest.document,
+            manifest=layout.manifest_key(manifest.id),
+            uid=manifest.uid,
+            workspace=manifest.workspace,
+            kind=manifest.kind,
+            label=manifest.label,
+            snapshot_at=manifest.snapshot_at,
+            rows=manifest.rows(),
+            bytes=manifest.bytes,
+            stored_bytes=manifest.stored_bytes,
+            sha256=manifest.sha256,
+            codec=manifest.codec,
+            omitted_tiers=manifest.schema.omitted,
+            seconds=manifest.seconds,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(msgspec.to_builtins(self))
 
 
 def read_manifest(store: Store, snapshot: str) -> model.Manifest:
@@ -151,4 +170,3 @@ def point_latest(store: Store, manifest: model.Manifest) -> None:
 def write_checkpoint(store: Store, manifest: model.Manifest) -> None:
     """Let the label name this snapshot."""
     store.replace(layout.checkpoint_key(scope_of(manifest), manifest.label or ""), _pointer(manifest))
-

@@ -22,7 +22,6 @@ from coldstore.codec.pipeline import decode
 from coldstore.document import foreign, model
 from coldstore.document.reader import frame_rows, lines, matching_rows, read_header, read_rows
 from coldstore.errors import CorruptDocument, NotFound, ObjectMissing, TruncatedDocument
-from coldstore.storage.store import Store
 from coldstore.tiers import EVERYBODY, Scope
 
 _READ = 1 << 20
@@ -38,15 +37,32 @@ class Part:
     rows: Callable[[], Iterable[bytes]]
 
 
+class Readable(Protocol):
+    """The one thing of a store that reading a document needs."""
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes: ...
+
+
 class Document(Protocol):
     """`schema` is None when the document does not describe its tables; `tiers` when it does not say what it must hold."""
 
-    name: str
-    scope: Scope
-    snapshot_at: str | None
-    schema: model.Schema | None
-    tiers: list[model.TierSummary] | None
-    size: int | None
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scope(self) -> Scope: ...
+
+    @property
+    def snapshot_at(self) -> str | None: ...
+
+    @property
+    def schema(self) -> model.Schema | None: ...
+
+    @property
+    def tiers(self) -> list[model.TierSummary] | None: ...
+
+    @property
+    def size(self) -> int | None: ...
 
     def parts(self, wanted: Iterable[str], only: Owner | None = None) -> Generator[Part]:
         """Parts of the arrays `wanted`, with only the rows of one owner if asked."""
@@ -64,7 +80,9 @@ class Owner:
         plain = max(re.findall(r'[^\x00-\x1f"\\/\x7f]+', value), key=len, default="")
         self._needle = plain.encode() if plain.isascii() else b""
         self._decoders = {
-            array: msgspec.json.Decoder(msgspec.defstruct("Owned", [("owner", msgspec.Raw, msgspec.Raw(b"null"))], rename={"owner": column}))
+            array: msgspec.json.Decoder(
+                msgspec.defstruct("Owned", [("owner", msgspec.Raw, msgspec.Raw(b"null"))], rename={"owner": column})
+            )
             for array, column in columns.items()
         }
 
@@ -75,7 +93,7 @@ class Owner:
 
     def owns(self, array: str, row: bytes) -> bool:
         try:
-            raw = bytes(self._decoders[array].decode(row).owner)
+            raw = bytes(self._decoders[array].decode(row).owner)  # type: ignore[attr-defined]
             found = msgspec.json.decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             raise CorruptDocument(f"a row of {array} is not JSON: {exc}") from exc
@@ -86,7 +104,7 @@ class Owner:
 class StoredDocument:
     """A snapshot of a store, by its manifest."""
 
-    store: Store
+    store: Readable
     manifest: model.Manifest
 
     @property
@@ -281,5 +299,3 @@ class _FileStore:
                 return file.read() if length is None else file.read(length)
         except FileNotFoundError as exc:
             raise ObjectMissing(f"there is no file {self._path}", key=key) from exc
-
-

@@ -37,17 +37,22 @@ from __future__ import annotations
 
 import re
 
-_USERINFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^/\s:@]*):(?P<password>[^\s]*)@(?P<host>[^@\s/]*)", re.IGNORECASE)
+# A password may hold any of `@/:?#"'`, so it ends at the last `@` before a space; a user's name may hold `@` as well.
+_USERINFO = re.compile(r"(?<![a-z0-9+.-])(?P<start>[a-z0-9+.-]+://[^/\s:]*):\S*@(?P<host>[^@\s/]*)", re.IGNORECASE)
+_HEADER = re.compile(r"(?P<name>authorization[\"']?\s*[=:]\s*)[^\r\n]+|(?P<scheme>\bbearer\s+)\S+", re.IGNORECASE)
+# Also within a longer name (`PGPASSWORD`, `client_secret`) and in JSON or a dict's text. Without quotes a value ends at a space that no
+# backslash stands before, as in a connection string: rather too much is hidden than the end of a password shown.
 _ASSIGNED = re.compile(
-    r"(?P<name>\b(?:password|passwd|passfile|sslpassword|secret|token|api[_-]?key|secret[_-]?access[_-]?key|aws_secret_access_key)"
-    r"\s*[=:]\s*)(?P<value>'(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,;&]+)",
-    re.IGNORECASE,
+    r"(?P<name>(?:password|passwd|pwd|passfile|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|x-(?:amz|goog)-signature)"
+    r"[\"']?\s*[=:]\s*)(?:'(?:[^'\\]|\\.)*(?:'|\\?\Z)|\"(?:[^\"\\]|\\.)*(?:\"|\\?\Z)|(?:\\.|[^\s\\]|\\\Z)+)",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
 def redact(text: str) -> str:
-    """`text` with every password of a URL or a `name=value` pair replaced by `***`."""
-    text = _USERINFO.sub(lambda m: f"{m['scheme']}{m['user']}:***@{m['host']}", text)
+    """`text` with `***` in the place of every password of a URL or a `name=value` pair, and of what an `Authorization` header says."""
+    text = _USERINFO.sub(lambda m: f"{m['start']}:***@{m['host']}", text)
+    text = _HEADER.sub(lambda m: f"{m['name'] or m['scheme']}***", text)
     return _ASSIGNED.sub(lambda m: f"{m['name']}***", text)
 
 

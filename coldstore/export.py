@@ -309,9 +309,7 @@ def _each_user(
 
 def _publish_user(draft: _Draft, rows: Iterable[tuple[int, bytes]], progress: Progress) -> model.Manifest:
     def frames(tally: _Tally) -> Generator[PlainFrame]:
-        grouped = (
-            (tier, batch) for tier, group in groupby(rows, key=itemgetter(0)) for batch in batches((r for _, r in group), size=size)
-        )
+        grouped = ((tier, batch) for tier, group in groupby(rows, key=itemgetter(0)) for batch in batches((r for _, r in group), size=size))
         return _frames(draft.tables, grouped, tally, size, _Rows(progress))
 
     size = draft.options.frame_size

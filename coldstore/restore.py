@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import psycopg
@@ -102,13 +102,13 @@ def restore(
     started = time.monotonic()
     scope = _effective_scope(document, scope)
     report = Report(document.name, document.snapshot_at, scope, describe(target), options.mode.name, options.dry_run)
-    with _connections(target, options) as leader:
+    with _leader(target) as leader:
         plans = _plan(document, leader, scope, tiers, options, report)
         only = _owner(document, scope, plans)
         _refuse_early(leader, plans, scope, options)
         if options.dry_run:
             counted = _count(document, plans, only, progress)
-            _describe_plan(leader, report, plans, counted, scope, options)
+            _describe_plan(report, plans, counted, options)
         else:
             _restore(document, target, leader, plans, only, scope, options, report, progress)
     report.seconds = time.monotonic() - started
@@ -120,7 +120,7 @@ def restore(
 
 def _effective_scope(document: Document, wanted: Scope | None) -> Scope:
     """Whose memory comes back: the wanted scope, which must lie within the document's."""
-    if wanted is None or wanted == EVERYBODY or wanted == document.scope:
+    if wanted is None or wanted in {EVERYBODY, document.scope}:
         return document.scope
     if document.scope != EVERYBODY:
         raise NotFound(f"{document.name} holds the memory of {document.scope}, not of {wanted}", hint="Use an all-user snapshot.")
@@ -128,7 +128,7 @@ def _effective_scope(document: Document, wanted: Scope | None) -> Scope:
 
 
 @contextmanager
-def _connections(target: str, options: RestoreOptions) -> Iterator[Connection]:
+def _leader(target: str) -> Iterator[Connection]:
     leader = connect(target, purpose="coldstore restore")
     try:
         yield leader
@@ -253,9 +253,7 @@ def _refuse_nothing(document: Document, only: Owner | None, rows: int) -> None:
         raise NotFound(f"{document.name} has not one row of {only.value!r}", hint="Check the spelling, or look in an older snapshot.")
 
 
-def _describe_plan(
-    conn: Connection, report: Report, plans: Sequence[TablePlan], counted: dict[str, int], scope: Scope, options: RestoreOptions
-) -> None:
+def _describe_plan(report: Report, plans: Sequence[TablePlan], counted: dict[str, int], options: RestoreOptions) -> None:
     for plan in plans:
         report.tables.append(
             {
@@ -321,7 +319,9 @@ def _restore(
                 "inserted": rows if plan.target is None else plan.inserted,
                 "updated": plan.updated,
                 "deleted": plan.deleted,
-                "unchanged": rows - plan.inserted - plan.updated if plan.target is not None and options.mode.name == "replace" else plan.unchanged,
+                "unchanged": rows - plan.inserted - plan.updated
+                if plan.target is not None and options.mode.name == "replace"
+                else plan.unchanged,
                 "skipped": plan.skipped,
             }
         )
@@ -340,7 +340,7 @@ class _Crew:
         self._pool = ThreadPoolExecutor(self.size, thread_name_prefix="coldstore-restore")
         self.stopped = threading.Event()
 
-    def __enter__(self) -> _Crew:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

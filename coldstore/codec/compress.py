@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import IO, Any, Literal, cast
 
 import zstandard
 from isal import isal_zlib
@@ -25,6 +25,7 @@ DEFAULT_LEVELS: dict[str, int] = {"none": 0, "gzip": 1, "zstd": 1}
 _LEVELS: dict[str, range] = {"none": range(1), "gzip": range(4), "zstd": range(1, 20)}
 _GZIP_WBITS = 31  # a gzip header and trailer around the deflate stream, with no time stamp in it
 _STREAM_STEP = 1 << 20
+_GZIP_ERRORS: Any = (isal_zlib.error, zlib.error)
 # libzstd refuses larger windows by default as well; levels up to 19 stay within 8 MiB.
 _ZSTD_WINDOW = 1 << 27
 
@@ -54,6 +55,7 @@ class Codec:
         """The stored form of one frame whose plain bytes are `pieces` in a row."""
         if self.name == "none":
             return pieces
+        machine: Any
         if self.name == "gzip":
             machine = isal_zlib.compressobj(self._level(), isal_zlib.DEFLATED, _GZIP_WBITS)
         else:
@@ -79,7 +81,7 @@ def _gunzip(stored: bytes, plain_size: int, key: str | None) -> bytes:
     machine = isal_zlib.decompressobj(_GZIP_WBITS)
     try:
         plain: bytes = machine.decompress(stored, plain_size + 1)
-    except (isal_zlib.error, zlib.error) as exc:
+    except _GZIP_ERRORS as exc:
         raise CorruptDocument(f"a gzip frame cannot be decompressed: {exc}", key=key) from exc
     if len(plain) <= plain_size and (not machine.eof or machine.unused_data):
         raise CorruptDocument("a gzip frame does not end where the manifest says", key=key)
@@ -114,7 +116,7 @@ def decode_stream(codec: Codec, chunks: Iterator[bytes], *, key: str | None = No
         return
     try:
         yield from (_gunzip_stream if codec.name == "gzip" else _unzstd_stream)(chunks)
-    except (isal_zlib.error, zlib.error, zstandard.ZstdError) as exc:
+    except (*_GZIP_ERRORS, zstandard.ZstdError) as exc:
         raise CorruptDocument(f"{key or 'the document'} cannot be decompressed: {exc}", key=key) from exc
 
 
@@ -132,7 +134,9 @@ def _gunzip_stream(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _unzstd_stream(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(_Source(chunks), read_across_frames=True)
+    reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(
+        cast("IO[bytes]", _Source(chunks)), read_across_frames=True
+    )
     while plain := reader.read(_STREAM_STEP):
         yield plain
 

@@ -7,7 +7,7 @@ format with another number. The canonical form (sorted keys, no spaces, UTF-8) i
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,12 +15,15 @@ from coldstore.errors import CorruptManifest, UnsupportedFormat
 
 FORMAT = "coldstore/1"
 
+#: A number of rows or bytes, or a place in a file. What is read from a manifest must not ask for a negative or an absurd one.
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
 
 class _Value(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Base of all: frozen, named members, camelCase on disk."""
 
 
-class Name(_Value, kw_only=True):
+class Name(_Value, frozen=True, kw_only=True):
     """A table, type or sequence with its schema."""
 
     schema: str
@@ -30,14 +33,14 @@ class Name(_Value, kw_only=True):
         return f"{self.schema}.{self.name}"
 
 
-class Identity(_Value, kw_only=True):
+class Identity(_Value, frozen=True, kw_only=True):
     """`GENERATED … AS IDENTITY` of a column."""
 
     always: bool
     sequence: Name
 
 
-class Column(_Value, kw_only=True):
+class Column(_Value, frozen=True, kw_only=True):
     """A column as `CREATE TABLE` needs it. `type` is Postgres' own spelling, qualified. `form` says how its values stand in a row:
 
     - `json`: as `to_json` writes them (numbers, strings, arrays, objects)
@@ -55,7 +58,7 @@ class Column(_Value, kw_only=True):
     form: str = "json"
 
 
-class Constraint(_Value, kw_only=True):
+class Constraint(_Value, frozen=True, kw_only=True):
     """`kind` as in pg_constraint: p primary key, u unique, f foreign key, c check, x exclusion."""
 
     name: str
@@ -65,7 +68,7 @@ class Constraint(_Value, kw_only=True):
     references: Name | None = None
 
 
-class Index(_Value, kw_only=True):
+class Index(_Value, frozen=True, kw_only=True):
     """An index that no constraint owns. `using` is everything after `USING`."""
 
     name: str
@@ -73,7 +76,7 @@ class Index(_Value, kw_only=True):
     unique: bool = False
 
 
-class Partition(_Value, kw_only=True):
+class Partition(_Value, frozen=True, kw_only=True):
     """One partition, listed after its parent. `bound` is its `FOR VALUES …`, `key` its own `PARTITION BY`, if it has one."""
 
     table: Name
@@ -82,7 +85,7 @@ class Partition(_Value, kw_only=True):
     key: str | None = None
 
 
-class Sequence(_Value, kw_only=True):
+class Sequence(_Value, frozen=True, kw_only=True):
     """A sequence that columns of a tier draw from. `owner` is (table, column) for `serial`."""
 
     name: Name
@@ -98,7 +101,7 @@ class Sequence(_Value, kw_only=True):
     owner_table: Name | None = None
 
 
-class TypeDef(_Value, kw_only=True):
+class TypeDef(_Value, frozen=True, kw_only=True):
     """A user-defined type. `kind`: enum (`labels`), domain (`base`, `default`, `not_null`, `checks`), composite (`attributes`) or
     range (`subtype`). Listed so that each stands after those it needs."""
 
@@ -114,13 +117,13 @@ class TypeDef(_Value, kw_only=True):
     subtype: str | None = None
 
 
-class Extension(_Value, kw_only=True):
+class Extension(_Value, frozen=True, kw_only=True):
     name: str
     schema: str
     version: str
 
 
-class Table(_Value, kw_only=True):
+class Table(_Value, frozen=True, kw_only=True):
     """A tier's table, with everything needed to make it again elsewhere."""
 
     tier: str
@@ -144,7 +147,7 @@ class Table(_Value, kw_only=True):
         return next((c.columns for c in self.constraints if c.kind == "p"), [])
 
 
-class Schema(_Value, kw_only=True):
+class Schema(_Value, frozen=True, kw_only=True):
     """What the tiers' tables need: listed in the order in which the document's arrays stand."""
 
     tables: list[Table]
@@ -154,7 +157,7 @@ class Schema(_Value, kw_only=True):
     omitted: list[str] = []  # tiers that say nothing of whose a row is, and so are in all-user documents only
 
 
-class Database(_Value, kw_only=True):
+class Database(_Value, frozen=True, kw_only=True):
     """Where the rows came from. `snapshot` is `pg_current_snapshot()`."""
 
     system_identifier: str
@@ -163,7 +166,7 @@ class Database(_Value, kw_only=True):
     snapshot: str
 
 
-class Header(_Value, kw_only=True, omit_defaults=False):
+class Header(_Value, frozen=True, kw_only=True, omit_defaults=False):
     """The document's first line, but for the arrays that follow it."""
 
     format: str
@@ -178,29 +181,29 @@ class Header(_Value, kw_only=True, omit_defaults=False):
     schema: Schema
 
 
-class Frame(_Value, kw_only=True, omit_defaults=False):
+class Frame(_Value, frozen=True, kw_only=True, omit_defaults=False):
     """A run of whole lines. `offset`, `length`: bytes in the stored document. `plain`: bytes when decoded. Checksums of the stored
     bytes. `tier` is the array's name, None for the header."""
 
     tier: str | None
-    rows: int
-    offset: int
-    length: int
-    plain: int
+    rows: Count
+    offset: Count
+    length: Count
+    plain: Count
     crc32c: str
     sha256: str
 
 
-class TierSummary(_Value, kw_only=True, omit_defaults=False):
+class TierSummary(_Value, frozen=True, kw_only=True, omit_defaults=False):
     """`digest`: the sum of the rows' XXH3-128 modulo 2^128, 32 hex digits; the same for the same rows in any order."""
 
     tier: str
     array: str
-    rows: int
+    rows: Count
     digest: str
 
 
-class Manifest(_Value, kw_only=True, omit_defaults=False):
+class Manifest(_Value, frozen=True, kw_only=True, omit_defaults=False):
     """Commits a snapshot. `checksum` is the SHA-256 of the canonical JSON of everything else."""
 
     format: str
@@ -215,8 +218,8 @@ class Manifest(_Value, kw_only=True, omit_defaults=False):
     schema: Schema
     document: str  # the document's key
     codec: str
-    bytes: int
-    stored_bytes: int
+    bytes: Count
+    stored_bytes: Count
     sha256: str  # of the document as stored
     plain_sha256: str
     tiers: list[TierSummary]

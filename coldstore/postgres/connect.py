@@ -65,13 +65,11 @@ def connect(url: str, *, purpose: str = "coldstore", pin: bool = True) -> Connec
     try:
         parts = conninfo_to_dict(normalise(url))
     except psycopg.ProgrammingError:
-        raise ConfigError(
-            "the database URL cannot be read", hint="It looks like postgresql://user:password@host:5432/database."
-        ) from None
+        raise ConfigError("the database URL cannot be read", hint="It looks like postgresql://user:password@host:5432/database.") from None
     parts.setdefault("application_name", purpose)
-    parts.setdefault("connect_timeout", 15)
+    parts.setdefault("connect_timeout", "15")
     try:
-        conn = Connection.connect(make_conninfo(**parts), autocommit=True, client_encoding="UTF8")
+        conn = Connection.connect(make_conninfo("", **parts), autocommit=True, client_encoding="UTF8")
     except psycopg.OperationalError as exc:
         raise _unreachable(exc, describe(url)) from exc
     conn.prepare_threshold = None  # only what asks for it: the catalog queries, which are large and asked for every snapshot

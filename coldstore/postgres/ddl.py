@@ -29,7 +29,9 @@ class Names:
         return sql.SQL(expression)
 
 
-def table(name: sql.Identifier, columns: Iterable[model.Column], names: Names, *, unlogged: bool = False, key: str | None = None) -> sql.Composable:
+def table(
+    name: sql.Identifier, columns: Iterable[model.Column], names: Names, *, unlogged: bool = False, key: str | None = None
+) -> sql.Composed:
     """`CREATE TABLE` with the columns alone: defaults, identities, keys and constraints come when the rows are in."""
     items = []
     for column in columns:
@@ -50,13 +52,13 @@ def table(name: sql.Identifier, columns: Iterable[model.Column], names: Names, *
     )
 
 
-def partition(name: sql.Identifier, parent: sql.Identifier, part: model.Partition, names: Names) -> sql.Composable:
+def partition(name: sql.Identifier, parent: sql.Identifier, part: model.Partition, names: Names) -> sql.Composed:
     return _SQL("CREATE TABLE {} PARTITION OF {} {}{}").format(
         name, parent, names.text(part.bound), _SQL(" PARTITION BY {}").format(names.text(part.key)) if part.key else _SQL("")
     )
 
 
-def type_definition(definition: model.TypeDef, names: Names) -> sql.Composable:
+def type_definition(definition: model.TypeDef, names: Names) -> sql.Composed:
     name = sql.Identifier(definition.name.schema, definition.name.name)
     if definition.kind == "enum":
         return _SQL("CREATE TYPE {} AS ENUM ({})").format(name, _SQL(", ").join(sql.Literal(x) for x in definition.labels))
@@ -76,26 +78,26 @@ def type_definition(definition: model.TypeDef, names: Names) -> sql.Composable:
     return _SQL(" ").join(parts)
 
 
-def drop_type(definition: model.TypeDef) -> sql.Composable:
+def drop_type(definition: model.TypeDef) -> sql.Composed:
     kind = "DOMAIN" if definition.kind == "domain" else "TYPE"
     return _SQL("DROP {} {}").format(_SQL(kind), sql.Identifier(definition.name.schema, definition.name.name))
 
 
-def sequence_options(sequence: model.Sequence) -> sql.Composable:
+def sequence_options(sequence: model.Sequence) -> sql.Composed:
     return _SQL("START WITH {} INCREMENT BY {} MINVALUE {} MAXVALUE {} CACHE {} {}CYCLE").format(
         sequence.start, sequence.increment, sequence.minimum, sequence.maximum, sequence.cache, _SQL("" if sequence.cycle else "NO ")
     )
 
 
-def create_sequence(sequence: model.Sequence) -> sql.Composable:
+def create_sequence(sequence: model.Sequence) -> sql.Composed:
     return _SQL("CREATE SEQUENCE {} AS {} {}").format(
         sql.Identifier(sequence.name.schema, sequence.name.name), _SQL(sequence.type), sequence_options(sequence)
     )
 
 
-def identity(table_name: sql.Identifier, column: model.Column, sequence: model.Sequence | None) -> sql.Composable:
+def identity(table_name: sql.Identifier, column: model.Column, sequence: model.Sequence | None) -> sql.Composed:
     assert column.identity is not None  # noqa: S101 — callers ask only for identity columns
-    options = _SQL("")
+    options: sql.Composable = _SQL("")
     if sequence is not None:
         options = _SQL(" (SEQUENCE NAME {} {})").format(
             sql.Identifier(sequence.name.schema, sequence.name.name), sequence_options(sequence)
@@ -105,11 +107,11 @@ def identity(table_name: sql.Identifier, column: model.Column, sequence: model.S
     )
 
 
-def constraint(table_name: sql.Identifier, found: model.Constraint, names: Names) -> sql.Composable:
+def constraint(table_name: sql.Identifier, found: model.Constraint, names: Names) -> sql.Composed:
     return _SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(table_name, sql.Identifier(found.name), names.text(found.definition))
 
 
-def index(table_name: sql.Identifier, found: model.Index, names: Names) -> sql.Composable:
+def index(table_name: sql.Identifier, found: model.Index, names: Names) -> sql.Composed:
     return _SQL("CREATE {}INDEX {} ON {} USING {}").format(
         _SQL("UNIQUE " if found.unique else ""), sql.Identifier(found.name), table_name, names.text(found.using)
     )

@@ -163,9 +163,7 @@ def refresh(conn: Connection, catalog: Catalog) -> Catalog:
             prepare=True,
         ).fetchall()
     values = {(schema, name): value for schema, name, value in rows}
-    sequences = [
-        msgspec.structs.replace(s, last_value=values.get((s.name.schema, s.name.name))) for s in catalog.schema.sequences
-    ]
+    sequences = [msgspec.structs.replace(s, last_value=values.get((s.name.schema, s.name.name))) for s in catalog.schema.sequences]
     return Catalog(catalog.relations, msgspec.structs.replace(catalog.schema, sequences=sequences))
 
 
@@ -233,7 +231,7 @@ def _grouped(rows: list[dict[str, Any]], by: str) -> dict[int, list[dict[str, An
 
 
 def _type_info(row: dict[str, Any]) -> TypeInfo:
-    names = TypeInfo.__slots__  # type: ignore[attr-defined]
+    names = TypeInfo.__slots__
     return TypeInfo(**{n: row[n] for n in names if n != "row"}, row=row)
 
 
@@ -336,9 +334,7 @@ def _constraint(row: dict[str, Any]) -> model.Constraint:
     references = None
     if row["references_name"]:
         references = model.Name(schema=row["references_schema"], name=row["references_name"])
-    return model.Constraint(
-        name=row["name"], kind=row["kind"], definition=row["definition"], columns=row["columns"], references=references
-    )
+    return model.Constraint(name=row["name"], kind=row["kind"], definition=row["definition"], columns=row["columns"], references=references)
 
 
 def _index(row: dict[str, Any]) -> model.Index:

@@ -73,7 +73,7 @@ class TableLoader:
             cursor.execute(self._insert())
             cursor.execute("DROP TABLE pg_temp.coldstore_lines")
 
-    def _insert(self) -> sql.Composable:
+    def _insert(self) -> sql.Composed:
         if not self._stored:
             return sql.SQL("INSERT INTO {} SELECT FROM {}").format(self._table, _LINES)
         return sql.SQL(

@@ -192,9 +192,9 @@ def _advance(conn: Connection, sequence: sql.Composable, value: int, increment: 
     """Let the sequence stand at `value`, unless it is beyond."""
     beyond = "<" if increment > 0 else ">"
     conn.execute(
-        _SQL("SELECT pg_catalog.setval({q}::pg_catalog.regclass, {v}) FROM {s} WHERE NOT is_called OR last_value " + beyond + " {v}").format(
-            q=sql.Literal(sequence.as_string(conn)), s=sequence, v=sql.Literal(value)
-        )
+        _SQL(
+            "SELECT pg_catalog.setval({q}::pg_catalog.regclass, {v}) FROM {s} WHERE NOT is_called OR last_value " + beyond + " {v}"
+        ).format(q=sql.Literal(sequence.as_string(conn)), s=sequence, v=sql.Literal(value))
     )
 
 
@@ -256,6 +256,9 @@ def _load_existing(conn: Connection, plans: Sequence[TablePlan], scope: Scope, m
             plan.updated = _update(conn, plan, scope)
         plan.inserted = _merge(conn, plan, scope, mode) if mode.name == "merge" else _insert_missing(conn, plan, mode)
         _follow_rows(conn, plan)
+    if any(silenced):
+        # A table with deferred foreign keys still to be checked cannot be altered.
+        conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
     for statements in silenced:
         for statement in statements:
             conn.execute(statement)
@@ -279,7 +282,7 @@ def _parents_first(conn: Connection, plans: Sequence[TablePlan]) -> list[TablePl
     return ordered
 
 
-def _silence_triggers(conn: Connection, plan: TablePlan) -> list[sql.Composable]:
+def _silence_triggers(conn: Connection, plan: TablePlan) -> list[sql.Composed]:
     """Switch the table's own triggers off; returns what switches them on again as they were."""
     assert plan.target is not None  # noqa: S101
     rows = conn.execute(
@@ -300,14 +303,14 @@ def _silence_triggers(conn: Connection, plan: TablePlan) -> list[sql.Composable]
     return back
 
 
-def _columns(plan: TablePlan, alias: str | None = None) -> sql.Composable:
+def _columns(plan: TablePlan, alias: str | None = None) -> sql.Composed:
     names = [c.name for c in plan.columns if _writable(plan, c)]
     return _SQL(", ").join(sql.Identifier(alias, n) if alias else sql.Identifier(n) for n in names)
 
 
 def _writable(plan: TablePlan, column: model.Column) -> bool:
-    own = plan.target and next((c for c in plan.target.table.columns if c.name == column.name), None)
-    return own is not None and own.generated is None
+    own = plan.target.table.columns if plan.target else []
+    return any(c.name == column.name and c.generated is None for c in own)
 
 
 def _key(plan: TablePlan) -> list[str]:
@@ -316,16 +319,16 @@ def _key(plan: TablePlan) -> list[str]:
     return key if set(key) <= {c.name for c in plan.columns} else []
 
 
-def _same_key(plan: TablePlan) -> sql.Composable:
+def _same_key(plan: TablePlan) -> sql.Composed:
     return _SQL(" AND ").join(_SQL("s.{0} = d.{0}").format(sql.Identifier(k)) for k in _key(plan))
 
 
-def _row_text(plan: TablePlan, alias: str) -> sql.Composable:
+def _row_text(plan: TablePlan, alias: str) -> sql.Composed:
     """A whole row as text: equal exactly when every value is, also for types that have no `=`."""
     return _SQL("ROW({})::pg_catalog.text").format(_columns(plan, alias))
 
 
-def _insert(plan: TablePlan, condition: sql.Composable, tail: sql.Composable | None = None) -> sql.Composable:
+def _insert(plan: TablePlan, condition: sql.Composable, tail: sql.Composable | None = None) -> sql.Composed:
     if not plan.columns or not any(_writable(plan, c) for c in plan.columns):
         return _SQL("INSERT INTO {} SELECT FROM {} AS d WHERE {}").format(plan.name, plan.staged_name, condition)
     statement = _SQL("INSERT INTO {} AS s ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS d WHERE {}").format(
@@ -336,7 +339,7 @@ def _insert(plan: TablePlan, condition: sql.Composable, tail: sql.Composable | N
 
 def _insert_missing(conn: Connection, plan: TablePlan, mode: Mode) -> int:
     """What `fresh` and `replace` have left to insert: everything, or the keys that are not there."""
-    missing = _SQL("true")
+    missing: sql.Composable = _SQL("true")
     if mode.name == "replace" and _key(plan):
         missing = _SQL("NOT EXISTS (SELECT 1 FROM {} AS s WHERE {})").format(plan.name, _same_key(plan))
     return conn.execute(_insert(plan, missing)).rowcount
@@ -390,7 +393,9 @@ def _merge(conn: Connection, plan: TablePlan, scope: Scope, mode: Mode) -> int:
         plan.name, plan.staged_name, _same_key(plan), _row_text(plan, "s"), _row_text(plan, "d")
     )
     if mode.on_conflict == "fail":
-        found = conn.execute(_SQL("SELECT {} {} LIMIT 1").format(_SQL("ROW({})::pg_catalog.text").format(_key_of(plan)), different)).fetchone()
+        found = conn.execute(
+            _SQL("SELECT {} {} LIMIT 1").format(_SQL("ROW({})::pg_catalog.text").format(_key_of(plan)), different)
+        ).fetchone()
         if found:
             raise RestoreConflict(
                 f"{plan.source.table} has a different row with the key {found[0]}",
@@ -417,10 +422,9 @@ def _refuse_foreign_keys_of_others(conn: Connection, plan: TablePlan, scope: Sco
     if not _key(plan):
         return
     found = conn.execute(
-        _SQL("SELECT ROW({})::pg_catalog.text FROM {} AS s WHERE NOT coalesce({}, false) AND EXISTS"
-             " (SELECT 1 FROM {} AS d WHERE {}) LIMIT 1").format(
-            _key_of(plan), plan.name, scope_rows(plan, scope), plan.staged_name, _same_key(plan)
-        )
+        _SQL(
+            "SELECT ROW({})::pg_catalog.text FROM {} AS s WHERE NOT coalesce({}, false) AND EXISTS (SELECT 1 FROM {} AS d WHERE {}) LIMIT 1"
+        ).format(_key_of(plan), plan.name, scope_rows(plan, scope), plan.staged_name, _same_key(plan))
     ).fetchone()
     if found:
         raise RestoreConflict(

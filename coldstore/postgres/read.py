@@ -74,9 +74,7 @@ def value(column: model.Column, relation: Relation) -> sql.Composable:
 
 def line(relation: Relation, source: sql.Composable) -> tuple[sql.Composable, sql.Composable]:
     """(expression, FROM item): `SELECT {expression} FROM {item}` gives each row of `source`, aliased `s` in it, as its JSON line."""
-    columns = sql.SQL(", ").join(
-        sql.SQL("{} AS {}").format(value(c, relation), sql.Identifier(c.name)) for c in relation.table.columns
-    )
+    columns = sql.SQL(", ").join(sql.SQL("{} AS {}").format(value(c, relation), sql.Identifier(c.name)) for c in relation.table.columns)
     # A column of the same name would be taken for the row.
     row = sql.Identifier(free_name("row", {c.name for c in relation.table.columns}))
     item = sql.SQL("(SELECT {} FROM {}) AS {}").format(columns, source, row)
@@ -124,7 +122,11 @@ def scope_condition(table: model.Table, scope: Scope, *, alias: str = "s", isola
 def _owned(column: sql.Identifier, type_name: str, value: str) -> sql.Composable:
     """The owner column's text is `value`. Written so that an index on the column serves, and so that a name which the column's type
     cannot hold (`alice` in a column of uuid) is nobody's instead of an error."""
-    if _TEXT.match(type_name) or (type_name == "uuid" and _UUID.match(value)) or (_INTEGER.match(value) and len(value) <= _INTEGERS.get(type_name, 0)):
+    if (
+        _TEXT.match(type_name)
+        or (type_name == "uuid" and _UUID.match(value))
+        or (_INTEGER.match(value) and len(value) <= _INTEGERS.get(type_name, 0))
+    ):
         return sql.SQL("{} = {}").format(column, sql.Literal(value))
     return sql.SQL("{}::pg_catalog.text = {}").format(column, sql.Literal(value))
 
@@ -134,7 +136,7 @@ def _where(conditions: list[sql.Composable | None]) -> sql.Composable:
     return sql.SQL(" WHERE ") + sql.SQL(" AND ").join(present) if present else sql.SQL("")
 
 
-def chunk_query(relation: Relation, chunk: Chunk, scope: Scope) -> sql.Composable:
+def chunk_query(relation: Relation, chunk: Chunk, scope: Scope) -> sql.Composed:
     """Lines of one chunk."""
     pages = None
     if chunk.first is not None:
@@ -146,17 +148,17 @@ def chunk_query(relation: Relation, chunk: Chunk, scope: Scope) -> sql.Composabl
     return sql.SQL("SELECT {} FROM {}").format(*line(relation, source))
 
 
-def scope_query(relation: Relation, scope: Scope) -> sql.Composable:
+def scope_query(relation: Relation, scope: Scope) -> sql.Composed:
     """Lines of all of a scope's rows, in one stream."""
     source = sql.SQL("{} AS s{}").format(relation.identifier, _where([scope_condition(relation.table, scope)]))
     return sql.SQL("SELECT {} FROM {}").format(*line(relation, source))
 
 
-def owners_query(relation: Relation) -> sql.Composable:
+def owners_query(relation: Relation) -> sql.Composed:
     """(line, uid) of every row that has an owner, ordered by the uid's bytes."""
     owner = sql.SQL("o.{}::pg_catalog.text").format(sql.Identifier(relation.table.uid_column or ""))
     where = sql.SQL(" AND ({})").format(sql.SQL(relation.table.where)) if relation.table.where else sql.SQL("")
-    ordered = sql.SQL("(SELECT o.*, {o} AS {u} FROM {t} AS o WHERE {o} IS NOT NULL ORDER BY {o} COLLATE pg_catalog.\"C\")").format(
+    ordered = sql.SQL('(SELECT o.*, {o} AS {u} FROM {t} AS o WHERE {o} IS NOT NULL ORDER BY {o} COLLATE pg_catalog."C")').format(
         o=owner, u=sql.Identifier(OWNER), t=relation.identifier
     )
     expression, item = line(relation, sql.SQL("(SELECT w.*) AS s"))
@@ -168,7 +170,7 @@ def owners_query(relation: Relation) -> sql.Composable:
 OWNER = "~coldstore owner"
 
 
-def orphan_query(relation: Relation) -> sql.Composable:
+def orphan_query(relation: Relation) -> sql.Composed:
     """How many rows have no owner."""
     source = sql.SQL("SELECT count(*) FROM {} AS s WHERE s.{} IS NULL").format(
         relation.identifier, sql.Identifier(relation.table.uid_column or "")
@@ -180,7 +182,7 @@ def copy_lines(conn: Connection, statement: sql.Composable, *, raw_newlines: boo
     """The lines that `statement` selects. `raw_newlines`: a `json` column may hold some; outside strings they mean no more than a
     space. Raises a `DatabaseError`; a reader that stops early must close the connection."""
     for row in _copy_rows(conn, statement):
-        data = row[_FIELD:]
+        data: Line = row[_FIELD:]
         if raw_newlines:
             data = bytes(data).translate(_NEWLINES)
         if check_utf8:
@@ -209,7 +211,7 @@ def _check_utf8(data: Line) -> None:
         ) from exc
 
 
-def _copy_rows(conn: Connection, statement: sql.Composable) -> Iterator[memoryview]:
+def _copy_rows(conn: Connection, statement: sql.Composable) -> Iterator[Line]:
     """Raw binary tuples. libpq is asked directly: one call a row, nothing in between."""
     pgconn = conn.pgconn
     command = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(statement).as_bytes(conn)
@@ -218,11 +220,13 @@ def _copy_rows(conn: Connection, statement: sql.Composable) -> Iterator[memoryvi
         if result.status != _COPY_OUT:
             raise pg.error_from_result(result)
         take = pgconn.get_copy_data
+        size: int
+        data: Line
         size, data = take(0)
         if data[: len(_SIGNATURE)] == _SIGNATURE:
             data = data[_HEADER:]
         while size > 0:
-            if data[:2] == b"\xff\xff":
+            if bytes(data[:2]) == b"\xff\xff":
                 break
             if data:
                 yield data

@@ -98,9 +98,7 @@ class Staging:
             with self._conn.transaction():
                 self._make_schemas([extension.schema])
                 self._conn.execute(
-                    sql.SQL("CREATE EXTENSION {} WITH SCHEMA {}").format(
-                        sql.Identifier(extension.name), sql.Identifier(extension.schema)
-                    )
+                    sql.SQL("CREATE EXTENSION {} WITH SCHEMA {}").format(sql.Identifier(extension.name), sql.Identifier(extension.schema))
                 )
         except psycopg.Error as exc:
             raise DatabaseError(
@@ -166,9 +164,7 @@ class Staging:
                 for part in table.partitions:
                     if part.table.schema not in self._schemas or part.parent.schema not in self._schemas:
                         raise DatabaseError(f"partition {part.table} has no place to be staged")
-                    self._conn.execute(
-                        ddl.partition(self.identifier(part.table), self.identifier(part.parent), part, self.names)
-                    )
+                    self._conn.execute(ddl.partition(self.identifier(part.table), self.identifier(part.parent), part, self.names))
         return self.look_at(table)
 
     def look_at(self, table: model.Table) -> Relation:
@@ -228,7 +224,7 @@ def _remove(conn: Connection, schemas: Sequence[str], undo: Sequence[str]) -> No
             conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
         for statement in reversed(undo):
             with suppress(psycopg.Error), conn.transaction():
-                conn.execute(statement)  # type: ignore[call-overload]
+                conn.execute(statement)
 
 
 def _lock_number(token: str) -> int:

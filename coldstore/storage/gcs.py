@@ -508,7 +508,7 @@ def _no_credentials(url: str, *, op: str, key: str | None) -> AccessDenied:
     )
 
 
-def _translate_answer(answer: _Answer, *, op: str, key: str | None, url: str) -> StoreError:  # noqa: PLR0911 - a table in code
+def _translate_answer(answer: _Answer, *, op: str, key: str | None, url: str) -> StoreError:
     status, said = answer.status, _message(answer.body)
     what = f"{op} {key!r} in {url}" if key is not None else f"{op} {url}"
     where: dict[str, Any] = {"op": op, "key": key}

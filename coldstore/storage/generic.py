@@ -261,7 +261,7 @@ def _translated(op: str, key: str | None, url: str) -> Iterator[None]:
         raise _translated_error(exc, op=op, key=key, url=url) from exc
 
 
-def _translated_error(exc: Exception, *, op: str, key: str | None, url: str) -> StoreError:  # noqa: PLR0911 - a table in code
+def _translated_error(exc: Exception, *, op: str, key: str | None, url: str) -> StoreError:
     what = f"{op} {key!r} in {url}" if key is not None else f"{op} {url}"
     where: dict[str, Any] = {"op": op, "key": key}
     code = getattr(exc, "errno", None)

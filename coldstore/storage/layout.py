@@ -59,11 +59,11 @@ class SnapshotKey:
 def encode_name(text: str) -> str:
     """Any text as a safe file name part; the inverse of `decode_name` while it is not longer than `MAX_NAME`."""
     if not text:
-        return "%00"  # Postgres text has no NUL, so nothing else is encoded like this
+        return "%00"  # nothing else is encoded like this: a lone NUL, which Postgres text cannot hold, takes the shortened form
     encoded = _UNSAFE.sub(lambda m: b"%%%02X" % m[0][0], text.encode("utf-8", "surrogatepass")).decode("ascii")
     if encoded.startswith("."):
         encoded = "%2E" + encoded[1:]  # neither `..` nor a hidden file
-    if len(encoded) <= MAX_NAME:
+    if len(encoded) <= MAX_NAME and text != "\0":
         return encoded
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_HEX]
     head = re.sub(r"%[0-9A-F]?\Z", "", encoded[: MAX_NAME - _HASH_HEX - 1])
@@ -71,12 +71,14 @@ def encode_name(text: str) -> str:
 
 
 def decode_name(name: str) -> str | None:
-    """The text behind an encoded name, or None when the name was shortened."""
-    if "~" in name:
-        return None
+    """The text behind an encoded name, or None when the name was shortened, or is none that `encode_name` makes."""
     if name == "%00":
         return ""
-    return unquote_to_bytes(name).decode("utf-8", "surrogatepass")
+    try:
+        text = unquote_to_bytes(name).decode("utf-8", "surrogatepass")
+    except UnicodeError:
+        return None
+    return text if encode_name(text) == name else None
 
 
 def scope_name(scope: Scope) -> str:
@@ -95,7 +97,7 @@ def parse_scope_name(name: str) -> ScopeName:
     if name.startswith("ws~"):
         value = decode_name(name.removeprefix("ws~"))
         return ScopeName(name, None if value is None else Scope.of_workspace(value))
-    value = decode_name(name)
+    value = "all" if name == "%61ll" else decode_name(name)
     return ScopeName(name, None if value is None else Scope.user(value))
 
 

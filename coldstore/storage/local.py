@@ -98,7 +98,7 @@ class LocalStore:
     def folders(self, prefix: str = "") -> builtins.list[str]:
         check_folder(prefix)
         with _translated("folders", prefix):
-            return sorted(e.name for e in self._scan(prefix) if e.is_dir(follow_symlinks=False) and not e.name.startswith(TEMPORARY))
+            return sorted(e.name for e in self._scan(prefix) if e.is_dir(follow_symlinks=False) and _may_be_ours(e.name))
 
     def delete(self, key: str) -> None:
         path = self.path(key)
@@ -119,7 +119,7 @@ class LocalStore:
         for folder, _, names in os.walk(self._root):
             for name in names:
                 path = os.path.join(folder, name)
-                with contextlib.suppress(FileNotFoundError), _translated("sweep", path):
+                with _translated("sweep", path), contextlib.suppress(FileNotFoundError):
                     if name.startswith(TEMPORARY) and os.lstat(path).st_mtime < before.timestamp():
                         os.unlink(path)
                         swept.append(path)
@@ -170,9 +170,7 @@ class LocalStore:
         # A folder's name sorts with its slash, as it does inside the keys: `a-b` comes before `a/x`.
         with _translated("list", prefix):
             found = sorted(
-                (folder + e.name + ("/" if e.is_dir(follow_symlinks=False) else ""), e)
-                for e in self._scan(folder)
-                if not e.name.startswith(TEMPORARY)
+                (folder + e.name + ("/" if e.is_dir(follow_symlinks=False) else ""), e) for e in self._scan(folder) if _may_be_ours(e.name)
             )
         for path, entry in found:
             if path.endswith("/"):
@@ -308,6 +306,17 @@ def _read_exactly(fd: int, start: int, length: int) -> bytes:
 
 def _is_file(found: os.stat_result) -> bool:
     return (found.st_mode & 0o170000) == 0o100000
+
+
+def _may_be_ours(name: str) -> bool:
+    """Neither a temporary file nor a name in another encoding, which no key can spell."""
+    if name.startswith(TEMPORARY):
+        return False
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _same_file(name: str, other: str) -> bool:

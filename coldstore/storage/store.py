@@ -16,6 +16,7 @@ Errors of the libraries beneath never leave `storage/`.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Store(Protocol):
         """Every published object whose key starts with `prefix` (a string prefix, not a folder), in byte order of the keys."""
         ...
 
-    def folders(self, prefix: str = "") -> list[str]:
+    def folders(self, prefix: str = "") -> builtins.list[str]:
         """The next path segments below the folder `prefix` (which ends in `/` or is empty), sorted: what `ls` shows as folders."""
         ...
 

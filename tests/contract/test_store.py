@@ -35,7 +35,7 @@ STRANGE_KEYS = [
     "dollar$paren(s)!=",
     "<angle>&amp;",
 ]
-BAD_KEYS = ["", "/a", "a/", "a//b", "..", "../a", "a/../b", "a/..", ".", "a/./b", "a\0b", "a/.tmp-x"]
+BAD_KEYS = ["", "/a", "a/", "a//b", "..", "../a", "a/../b", "a/..", ".", "a/./b", "a\0b", "a/.tmp-x", "half a pair \ud83d"]
 
 
 def put(store: Store, key: str, data: bytes = b"x") -> None:
@@ -126,7 +126,7 @@ def test_an_object_over_an_empty_one_is_refused(store):
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_an_exception_while_writing_publishes_nothing(place, store, size):
     data = blob(place.large if size == "large" else 1000)
-    with pytest.raises(KeyError, match="source"), store.create("k") as writer:
+    with pytest.raises(KeyError, match="source"), store.create("k") as writer:  # noqa: PT012 - a source that fails midway
         writer.write(data)
         raise KeyError("source")
     nothing_of(place, store, "k")
@@ -166,7 +166,7 @@ def test_of_twelve_racers_one_wins(place, size):
         place.needs("one winner of a multipart race")
     length = place.large if size == "large" else 2000
     stores = [place.open() for _ in range(3)]
-    for turn in range(2 if size == "large" else 4):
+    for turn in range(2):
         gate, key = threading.Barrier(12), f"race-{turn}"
 
         def race(number: int, gate: threading.Barrier = gate, key: str = key) -> int | None:
@@ -288,7 +288,8 @@ def test_a_reader_never_sees_half_a_replacement(store):
 
 
 @pytest.mark.parametrize(
-    ("start", "length"), [(0, None), (0, 10), (0, 0), (5, 0), (100, 50), (990, 10), (990, 50), (999, None), (1000, 5), (1000, None), (5000, 3), (0, 5000)]
+    ("start", "length"),
+    [(0, None), (0, 10), (0, 0), (5, 0), (100, 50), (990, 10), (990, 50), (999, None), (1000, 5), (1000, None), (5000, 3), (0, 5000)],
 )
 def test_ranges(store, start, length):
     data = blob(1000)
@@ -344,7 +345,14 @@ def test_keys_that_leave_the_root_are_refused(store, key):
         with store.create(key):
             pass
 
-    calls = (enter, lambda: store.replace(key, b""), lambda: store.read(key), lambda: store.stat(key), lambda: store.delete(key), lambda: store.path(key))
+    calls = (
+        enter,
+        lambda: store.replace(key, b""),
+        lambda: store.read(key),
+        lambda: store.stat(key),
+        lambda: store.delete(key),
+        lambda: store.path(key),
+    )
     for call in calls:
         with pytest.raises(InvalidKey):
             call()
@@ -452,7 +460,13 @@ def test_a_folder_goes_with_its_last_object(place, store):
 def test_a_bucket_that_is_not_there(place):
     place.needs("buckets")
     store = place.open(bucket="no-such-bucket-here")
-    calls = (lambda: put(store, "k"), lambda: put(store, "k", blob(place.large)), lambda: store.replace("k", b""), lambda: keys(store), store.folders)
+    calls = (
+        lambda: put(store, "k"),
+        lambda: put(store, "k", blob(place.large)),
+        lambda: store.replace("k", b""),
+        lambda: keys(store),
+        store.folders,
+    )
     for call in calls:
         with pytest.raises(BucketMissing) as caught:
             call()
@@ -466,7 +480,13 @@ def test_a_bucket_that_is_not_there(place):
 def test_wrong_credentials(place, wrong):
     place.needs("passwords")
     store = place.open(**wrong)
-    calls = (lambda: put(store, "k"), lambda: put(store, "k", blob(place.large)), lambda: store.read("k"), lambda: store.stat("k"), lambda: keys(store))
+    calls = (
+        lambda: put(store, "k"),
+        lambda: put(store, "k", blob(place.large)),
+        lambda: store.read("k"),
+        lambda: store.stat("k"),
+        lambda: keys(store),
+    )
     for call in calls:
         with pytest.raises(AccessDenied) as caught:
             call()

@@ -20,7 +20,14 @@ from tests.servers.process import free_port, running_module
 
 Action = Literal["status", "reset", "reset_mid_body", "lost_reply", "late_error", "truncate", "flip", "stall", "slow"]
 
-S3_CODES = {403: "AccessDenied", 404: "NoSuchKey", 409: "ConditionalRequestConflict", 500: "InternalError", 503: "SlowDown", 507: "StorageFull"}
+S3_CODES = {
+    403: "AccessDenied",
+    404: "NoSuchKey",
+    409: "ConditionalRequestConflict",
+    500: "InternalError",
+    503: "SlowDown",
+    507: "StorageFull",
+}
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-authorization", "content-length"}
 
 

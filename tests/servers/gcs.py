@@ -114,7 +114,9 @@ class _Proxy:
 
     async def handle(self, request: Any) -> Any:
         if request.path == "/__sessions":
-            return self.respond(200, {"Content-Type": "application/json"}, json.dumps([s.name for s in self.sessions.values() if not s.final]).encode())
+            return self.respond(
+                200, {"Content-Type": "application/json"}, json.dumps([s.name for s in self.sessions.values() if not s.final]).encode()
+            )
         query = parse_qs(urlsplit(request.raw_path).query)
         body = await request.read()
         if "upload_id" in query:

@@ -85,7 +85,11 @@ def weed_server(*, volume_mb: int = 1024) -> Iterator[S3Server]:
             json.dumps(
                 {
                     "identities": [
-                        {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Read", "Write", "List", "Tagging"]},
+                        {
+                            "name": "test",
+                            "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+                            "actions": ["Read", "Write", "List", "Tagging"],
+                        },
                         {"name": "admin", "credentials": [{"accessKey": ADMIN_KEY, "secretKey": ADMIN_SECRET}], "actions": ["Admin"]},
                     ]
                 }

@@ -53,7 +53,7 @@ _THINGS = (
 ).split("|")
 _TASTES = (
     "short answers without bullet points|dark roast coffee|meetings before noon|window seats|metric units|code in Python with type hints|"
-    "vegetarian restaurants|a summary before the details|links to the primary source|running in the morning|tea over coffee|plain text e-mails|"
+    "vegetarian restaurants|a summary before the details|links to the source|running in the morning|tea over coffee|plain text e-mails|"
     "trains over planes|British spelling|charts with labelled axes|no calls on Fridays"
 ).split("|")
 _REASONS = (
@@ -346,7 +346,7 @@ JOIN {pool} d ON d.kind = 'far' AND d.n = h / {spreads} / {spreads} %% {spreads}
 # Put together, a vocabulary as large as a person's: with fewer words the text would compress better than memory does.
 _HEADS = ("", "re", "pre", "over", "un", "inter")
 _STEMS = (
-    "port form plan mark view test load sign turn point play work order serve press claim count cover draft frame group guard hold join keep "
+    "port form plan mark view test load sign turn point play work order serve press claim count cover draft frame group hold join keep "
     "list match note pack print reach sort stand track watch write build check close drive"
 ).split()
 _TAILS = ("", "s", "ed", "ing", "er", "able", "ment", "ful")
@@ -450,7 +450,7 @@ def _centre_of(column: str) -> sql.Composed:
 def _vector_pool(conn: psycopg.Connection[Any], *, seed: int, centres: int = len(_ENTITY_TYPES)) -> Iterator[dict[str, sql.Composable]]:
     """A temporary table with vectors to add up, and the names under which a query reaches it and pgvector's own functions."""
     where = conn.execute(
-        "SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
+        "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
     ).fetchone()
     if where is None:
         raise ConfigError("the database has no pgvector", hint="Run `coldstore init --reference-schema` first.")

@@ -1,0 +1,219 @@
+"""Settings: defaults, then `coldstore.toml`, then the environment, then flags.
+
+An unknown key anywhere is an error that names the nearest known one: a setting that is silently ignored is a backup that is silently
+wrong. Secrets are `SecretStr` and never print.
+
+    coldstore.toml      [store] [snapshot] [restore] [tiers.NAME]
+    environment         DATABASE_URL, COLD_STORE_* (the same names in capitals)
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import InitSettingsSource
+
+from coldstore.errors import ConfigError
+from coldstore.tiers import BUILT_IN, Tier, enabled_tiers
+
+FILE = "coldstore.toml"
+PREFIX = "COLD_STORE_"
+DEFAULT_PATH = "coldstore-data"
+
+#: Which settings stand in which section of the file. `database_url` and `api_key` stand in none: secrets belong to the environment.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "store": ("backend", "bucket", "prefix", "path", "url", "region", "endpoint_url", "path_style", "checksums", "options"),
+    "snapshot": ("compression", "compression_level", "vectors", "readers", "writers", "frame_mb"),
+    "restore": ("jobs", "maintenance_work_mem"),
+}
+#: Variables of ours that are no settings.
+_OTHER_VARIABLES = frozenset({"COLD_STORE_DEBUG", "COLD_STORE_TARGET_URL"})
+
+
+class TierSettings(BaseModel):
+    """One `[tiers.NAME]`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    table: str | None = None
+    uid: str | Literal[False] | None = None
+    workspace: str | Literal[False] | None = None
+    where: str | None = None
+    array: str | None = None
+    exclude: list[str] | None = None
+    enabled: bool | None = None
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Field descriptions are the reference's text."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, env_ignore_empty=True)
+
+    database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL", description="Where memory is read from: a Postgres URL.")
+    api_key: SecretStr | None = Field(None, description="Key of the admin HTTP API.")
+
+    backend: Literal["local", "s3", "gcs"] | None = Field(None, description="Where snapshots go. Default: local.")
+    bucket: str | None = Field(None, description="Bucket of s3 or gcs; for local, the folder.")
+    prefix: str = Field("", description="Folder inside the bucket.")
+    path: str | None = Field(None, description=f"Folder of the local backend. Default: {DEFAULT_PATH}.")
+    url: str | None = Field(None, description="Any fsspec URL, instead of backend, bucket, prefix and path.")
+    region: str | None = Field(None, description="Region of the bucket.")
+    endpoint_url: str | None = Field(None, description="Another S3 or GCS endpoint, for look-alikes and emulators.")
+    path_style: bool | None = Field(None, description="S3: bucket in the path instead of the host name.")
+    checksums: Literal["when_supported", "when_required"] = Field(
+        "when_supported", description="S3: when_required for look-alikes that refuse the newer checksums."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Further options of the storage library.")
+
+    compression: Literal["none", "gzip", "zstd"] = Field("none", description="Codec of the document's frames.")
+    compression_level: int | None = Field(None, description="gzip 0 to 3, zstd 1 to 19. Default: 1.")
+    vectors: Literal["text", "hex"] = Field("text", description="hex writes embeddings in their binary form: faster and smaller.")
+    readers: int = Field(2, ge=1, le=64, description="Connections that read everybody's memory at once.")
+    writers: int = Field(4, ge=1, le=64, description="Documents that --each-user writes at once.")
+    # A frame is held a few times over (read, joined, compressed, in flight), for each reader: 64 MB of frames is 1 GB of memory.
+    frame_mb: int = Field(8, ge=1, le=64, description="Plain megabytes of a frame.")
+
+    jobs: int = Field(2, ge=1, le=64, description="Connections that a restore loads with at once.")
+    maintenance_work_mem: str = Field(
+        "512MB", pattern=r"^[1-9][0-9]*(kB|MB|GB)$", description="Server memory for each index that a restore builds."
+    )
+
+    tiers: dict[str, TierSettings] = Field(default_factory=dict, description="Tiers beside or instead of the built-in ones.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 — the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`load` passes the file's values under one name; they give way to the environment, flags do not."""
+        given = init_settings()
+        from_file = given.pop("_file", {})
+        return (
+            InitSettingsSource(settings_cls, init_kwargs=given),
+            env_settings,
+            InitSettingsSource(settings_cls, init_kwargs=from_file),
+        )
+
+    def store_url(self) -> str:
+        """The store's root as one URL."""
+        if self.url:
+            return self.url
+        if self.backend in {"s3", "gcs"}:
+            if not self.bucket:
+                raise ConfigError(f"the {self.backend} backend needs a bucket", hint="Set COLD_STORE_BUCKET.")
+            scheme = "s3" if self.backend == "s3" else "gs"
+            return f"{scheme}://{self.bucket}/{self.prefix.strip('/')}".rstrip("/")
+        if self.bucket and self.backend is None:
+            raise ConfigError("a bucket is set, but not where it is", hint="Set COLD_STORE_BACKEND to s3 or gcs.")
+        return str(Path(self.path or self.bucket or DEFAULT_PATH) / self.prefix)
+
+    def all_tiers(self) -> tuple[Tier, ...]:
+        """The built-in tiers with the file's merged over them, the new ones after."""
+        merged = {t.name: t for t in BUILT_IN}
+        for name, wish in self.tiers.items():
+            base = merged.get(name, Tier(name, wish.table or name))
+            merged[name] = Tier(
+                name=name,
+                table=wish.table or base.table,
+                uid=_column(wish.uid, base.uid),
+                workspace=_column(wish.workspace, base.workspace),
+                where=wish.where if wish.where is not None else base.where,
+                array=wish.array or base.array,
+                exclude=tuple(wish.exclude) if wish.exclude is not None else base.exclude,
+                enabled=_enabled(wish, base, built_in=name in {t.name for t in BUILT_IN}),
+            )
+        return tuple(merged.values())
+
+    def enabled_tiers(self) -> tuple[Tier, ...]:
+        return enabled_tiers(self.all_tiers())
+
+    def require_database(self) -> str:
+        if self.database_url is None:
+            raise ConfigError("no database is configured", hint="Set DATABASE_URL=postgresql://user:password@host:5432/database.")
+        return self.database_url.get_secret_value()
+
+
+def _column(wish: str | Literal[False] | None, base: str | None) -> str | None:
+    return "" if wish is False else base if wish is None else wish
+
+
+def _enabled(wish: TierSettings, base: Tier, *, built_in: bool) -> bool:
+    """A tier that the file speaks of is on, unless it says otherwise; a built-in one that is off stays off until it says so."""
+    if wish.enabled is not None:
+        return wish.enabled
+    return base.enabled if built_in else True
+
+
+def load(*, config: Path | None = None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process. `config` must exist when it is named; `coldstore.toml` of the current folder need not."""
+    _check_environment(os.environ if environ is None else environ)
+    path = config or Path(FILE)
+    if config is not None and not path.is_file():
+        raise ConfigError(f"there is no configuration file {path}", hint="Check --config.")
+    from_file = read_file(path) if path.is_file() else {}
+    given = {k: v for k, v in (flags or {}).items() if v is not None}
+    return build(from_file, given, path=path if from_file else None)
+
+
+def build(from_file: Mapping[str, Any], flags: Mapping[str, Any], *, path: Path | None = None) -> Settings:
+    """Settings from a file's values and from flags, with the environment between them."""
+    given = dict(flags)
+    if "database_url" in given:
+        given["DATABASE_URL"] = given.pop("database_url")
+    try:
+        return Settings(**{"_file": dict(from_file), **given})
+    except ValidationError as exc:
+        raise _explain(exc, path) from None
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The file's values under the settings' names."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} is not TOML: {exc}", hint="See docs/reference/configuration.md.") from exc
+    values: dict[str, Any] = {}
+    for section, entries in content.items():
+        if section == "tiers":
+            values["tiers"] = entries
+            continue
+        if section not in SECTIONS or not isinstance(entries, dict):
+            raise _unknown(f"section [{section}] of {path}", section, [*SECTIONS, "tiers"])
+        for key, value in entries.items():
+            if key not in SECTIONS[section]:
+                raise _unknown(f"key {key!r} in [{section}] of {path}", key, SECTIONS[section])
+            values[key] = value
+    return values
+
+
+def _check_environment(environ: Mapping[str, str]) -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields if name not in {"database_url", "tiers"}} | _OTHER_VARIABLES
+    for name in environ:
+        if name.startswith(PREFIX) and name not in known:
+            raise _unknown(f"environment variable {name}", name, known)
+
+
+def _unknown(what: str, name: str, known: Any) -> ConfigError:
+    near = get_close_matches(name, sorted(known), n=1)
+    return ConfigError(f"unknown {what}", hint=f"Did you mean {near[0]}?" if near else f"Known are {', '.join(sorted(known))}.")
+
+
+def _explain(exc: ValidationError, path: Path | None) -> ConfigError:
+    """The first thing that is wrong, without the value: it may be a secret."""
+    error = exc.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in error["loc"])
+    source = f" ({path} or the environment)" if path else ""
+    if error["type"] == "extra_forbidden":
+        return _unknown(f"key {where!r}{source}", where.rpartition(".")[2], TierSettings.model_fields)
+    return ConfigError(f"{where}: {error['msg']}{source}", hint="See docs/reference/configuration.md.")

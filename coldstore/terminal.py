@@ -1,0 +1,122 @@
+"""What a person sees: tables, sizes, a progress bar. Used by the command line alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.table import Table
+
+from coldstore.catalog import SnapshotInfo
+from coldstore.errors import ColdStoreError
+from coldstore.progress import Progress as Listener
+from coldstore.progress import silent
+
+_UNIT = 1000
+
+
+def console(*, error: bool = False) -> Console:
+    return Console(stderr=error, highlight=False, soft_wrap=True)
+
+
+def size(count: float) -> str:
+    """`258.9 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < _UNIT:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= _UNIT
+    return f"{count:.1f} TB"
+
+
+def whose(info: SnapshotInfo) -> str:
+    """A scope as people write it."""
+    return info.uid if info.uid is not None else f"workspace {info.workspace}" if info.workspace is not None else "everybody"
+
+
+def snapshots(found: list[SnapshotInfo | ColdStoreError]) -> Table:
+    """The table of `list`."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("ID", "left"), ("OF", "left"), ("AT (UTC)", "left"), ("LABEL", "left"), ("ROWS", "right"), ("STORED", "right")):
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "ID")  # type: ignore[arg-type]
+    for item in found:
+        if isinstance(item, ColdStoreError):
+            table.add_row(f"[red]damaged[/red] {item.key or ''}", str(item), "", "", "", "")
+            continue
+        at = item.snapshot_at.replace("T", " ").removesuffix("Z")
+        table.add_row(item.id, _plain(whose(item)), at, _plain(item.label or ""), f"{sum(item.rows.values()):,}", size(item.stored_bytes))
+    return table
+
+
+def facts(pairs: list[tuple[str, Any]]) -> Table:
+    """Names and values below one another."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(name, _plain(str(value)))
+    return table
+
+
+def _plain(text: str) -> str:
+    """`text` without Rich taking brackets for markup, and without control characters that would move the cursor."""
+    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return shown.replace("[", r"\[")
+
+
+class _Bar:
+    """A Rich progress bar: what is being done, bytes, rate, rows, time."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task: TaskID | None = None
+        self._rows = 0
+
+    def start(self, what: str, *, total_bytes: int | None = None) -> None:
+        if self._task is not None:
+            done = self._bar.tasks[-1].completed
+            self._bar.update(self._task, total=max(done, 1), completed=max(done, 1))
+            self._bar.stop_task(self._task)
+        self._rows = 0
+        self._task = self._bar.add_task(_plain(what), total=total_bytes, rows="")
+
+    def advance(self, *, rows: int = 0, size: int = 0) -> None:
+        if self._task is None:
+            self._task = self._bar.add_task("", total=None, rows="")
+        self._rows += rows
+        self._bar.update(self._task, advance=size, rows=f"{self._rows:,} rows")
+
+    def note(self, sentence: str) -> None:
+        self._bar.console.print(f"note: {_plain(sentence)}")
+
+
+class _Notes:
+    """Without a terminal only what a person must know, on standard error."""
+
+    start = silent.start
+    advance = silent.advance
+
+    def note(self, sentence: str) -> None:
+        print(f"note: {sentence}", file=sys.stderr)
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Listener]:
+    """A bar on a terminal, nothing in a pipe or when `quiet`."""
+    if quiet or not (sys.stderr.isatty() and sys.stdout.isatty()):
+        yield _Notes()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[rows]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console(error=True), transient=True) as bar:
+        yield _Bar(bar)
