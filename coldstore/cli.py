@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -24,13 +25,12 @@ from coldstore.app import MODES, ON_CONFLICT, ColdStore
 from coldstore.catalog import SnapshotInfo
 from coldstore.config import load
 from coldstore.documents import Owner, StoredDocument
-from coldstore.errors import ColdStoreError, ConfigError, VerifyFailed
+from coldstore.errors import ColdStoreError, ConfigError, DatabaseError, DocumentError, NotFound, StoreError, VerifyFailed
 from coldstore.storage import layout
 
 app = typer.Typer(
     name="coldstore",
     help="The cold store for the long-term memory that AI agents keep in Postgres.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -48,12 +48,37 @@ SnapshotId = Annotated[str | None, typer.Argument(metavar="[ID]", help="A snapsh
 
 @contextmanager
 def _opened(config: Path | None, **flags: Any) -> Iterator[ColdStore]:
+    for name, value in flags.items():
+        if value == "":  # `--store "$UNSET"` must not end up wherever the default is
+            raise ConfigError(f"{_FLAGS[name]} is empty", hint="Name something, or leave the option out.")
     with ColdStore(load(config=config, flags=flags)) as store:
         yield store
 
 
+_FLAGS = {"url": "--store", "database_url": "--database", "compression": "--compression"}
+
+
 def _print_json(value: Any) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    _write(msgspec.json.encode(value) + b"\n")
+
+
+def _write(data: bytes) -> None:
+    with _printing():
+        sys.stdout.buffer.write(data)
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """A full disk behind `> file` is no defect of ours; a reader that went away is no error at all and passes."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        _abandon_output()
+        raise ColdStoreError(
+            f"standard output cannot be written to: {exc.strerror}", hint="What was asked for is done; only its result is not printed."
+        ) from exc
 
 
 @app.command()
@@ -129,7 +154,7 @@ def _show(info: SnapshotInfo, where: str) -> None:
         ("document", f"{where}/{info.path}"),
         ("took", f"{info.seconds:.2f} s"),
     ]
-    terminal.console().print(terminal.facts([(name, value) for name, value in pairs if value is not None]))
+    print(terminal.facts([(name, value) for name, value in pairs if value is not None]))
 
 
 @app.command("list")
@@ -148,6 +173,8 @@ def list_snapshots(
 ) -> None:
     """Snapshots in the store, newest first. Asks no database."""
     _check_date(date)
+    if everybody and (uid is not None or workspace is not None):
+        raise ConfigError("choose one of --all, --uid and --workspace")
     with _opened(config, url=store_url) as store:
         found = list(
             store.list_snapshots(uid=uid, workspace=workspace, everybody=everybody, date=date, label=label, kind=kind, limit=limit)
@@ -198,7 +225,7 @@ def show(
         ("tables", ""),
         *tables,
     ]
-    terminal.console().print(terminal.facts(pairs))
+    print(terminal.facts(pairs))
 
 
 @app.command()
@@ -213,14 +240,15 @@ def cat(
     """Print the plain document; with --uid or --tier, only those rows, one JSON object a line. Every byte is checked on the way."""
     with _opened(config, url=store_url) as store:
         document = StoredDocument(store.store, store.manifest(snapshot_id))
-        out = sys.stdout.buffer
         if uid is None and tier is None:
             for chunk in document.chunks():
-                out.write(chunk)
+                _write(chunk)
             return
-        for row in _rows(document, uid, tier):
-            out.write(row)
-            out.write(b"\n")
+        found = 0
+        for found, row in enumerate(_rows(document, uid, tier), 1):  # noqa: B007
+            _write(bytes(row) + b"\n")
+    if uid is not None and not found:
+        raise NotFound(f"{snapshot_id} has not one row of {uid!r}{f' in {tier}' if tier else ''}", hint="Check the spelling.")
 
 
 def _rows(document: StoredDocument, uid: str | None, tier: str | None) -> Iterator[bytes]:
@@ -265,8 +293,12 @@ def restore(
     """
     if sum([snapshot_id is not None, latest, file is not None]) > 1:
         raise ConfigError("choose one of ID, --latest and --file")
+    if label is not None and (snapshot_id is not None or file is not None):
+        raise ConfigError("--label looks for a snapshot, and ID and --file name one: choose one of them")
     if mode not in MODES:
         raise ConfigError(f"there is no mode {mode!r}", hint=f"Modes are {', '.join(MODES)}.")
+    if not to.strip():
+        raise ConfigError("--to is empty", hint="Name the database to restore into: postgresql://user@host:5432/database.")
     if on_conflict not in ON_CONFLICT:
         raise ConfigError(f"--on-conflict cannot be {on_conflict!r}", hint=f"It is one of {', '.join(ON_CONFLICT)}.")
     with _opened(config, url=store_url) as store, terminal.progress(quiet=json) as progress:
@@ -315,6 +347,8 @@ def verify(
         raise ConfigError("say what to verify", hint="coldstore verify ID, or coldstore verify --all.")
     with _opened(config, url=store_url) as store, terminal.progress(quiet=json) as progress:
         verdicts = list(store.verify(snapshot_id, deep=deep, progress=progress))
+        if not verdicts:  # all of nothing is whole, but whoever asks believes that there is something
+            raise NotFound(f"there is no snapshot in {store.store.url}", hint="Check --store, COLD_STORE_* or coldstore.toml.")
     bad = [v for v in verdicts if not v.ok]
     if json:
         _print_json({"ok": not bad, "checked": len(verdicts), "results": [v.as_dict() for v in verdicts]})
@@ -325,7 +359,7 @@ def verify(
                 print(f"        {problem}")
         print(f"{len(verdicts)} checked{' deeply' if deep else ''}, {len(bad)} damaged")
     if bad:
-        _exit(VerifyFailed.exit_code)
+        raise typer.Exit(VerifyFailed.exit_code)
 
 
 @app.command()
@@ -358,89 +392,110 @@ def _root(
 
 # --- errors ------------------------------------------------------------------------------------------------------------------------
 
-_INTERRUPTED, _TERMINATED, _BROKEN_PIPE = 130, 143, 141  # 128 + the signal's number
+_BROKEN_PIPE = 141  # 128 + the signal's number, as a shell has it
+
+# For errors that do not say themselves what to do.
+_USUAL_HINTS: dict[type[ColdStoreError], str] = {
+    ConfigError: "See `coldstore --help`.",
+    DatabaseError: "The database server's log may tell more.",
+    StoreError: "Check the store's address: --store, COLD_STORE_* or coldstore.toml.",
+    DocumentError: "Use another snapshot; `coldstore list` shows what there is.",
+    NotFound: "`coldstore list` shows what there is.",
+}
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, made to unwind like Ctrl-C so that nothing half-written stays."""
+class _Signalled(KeyboardInterrupt):
+    """A signal to end, made to unwind like Ctrl-C so that nothing half-written stays."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        self.number = number
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise _Terminated
+class Interrupted(ColdStoreError):
+    """How the end by a signal is reported; the exit code is 128 + the signal's number."""
+
+    def __init__(self, cause: KeyboardInterrupt) -> None:
+        number = cause.number if isinstance(cause, _Signalled) else signal.SIGINT
+        self.exit_code = 128 + number
+        what = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}.get(signal.Signals(number), "hung up")
+        super().__init__(f"{what}; nothing half-done was published", hint="Run it again.")
 
 
-def _exit(code: int) -> NoReturn:
-    sys.stdout.flush()
-    raise SystemExit(code)
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Signalled(number)
 
 
 def _report(error: ColdStoreError) -> None:
+    usual = next((hint for kind, hint in _USUAL_HINTS.items() if isinstance(error, kind)), None)
+    hint = error.hint or usual
     if "--json" in sys.argv:
-        sys.stderr.write(msgspec.json.encode(error.as_dict()).decode() + "\n")
+        sys.stderr.write(msgspec.json.encode(error.as_dict() | {"hint": hint}).decode() + "\n")
         return
     sys.stderr.write(f"error: {error}\n")
-    if error.hint:
-        sys.stderr.write(f"hint: {error.hint}\n")
+    if hint:
+        sys.stderr.write(f"hint: {hint}\n")
 
 
-def _guarded(run: Callable[[], None]) -> int:
+def _guarded(run: Callable[[], int]) -> int:
     """Run and translate whatever comes out into an exit code."""
     try:
-        run()
-    except ColdStoreError as exc:
-        _debug()
-        _report(exc)
-        return exc.exit_code
-    except _Terminated:
-        sys.stderr.write("terminated; nothing half-done was published\n")
-        return _TERMINATED
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing half-done was published\n")
-        return _INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`). Python would complain once more when it flushes at exit.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = run()
+        with _printing():
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output went away (`| head`)
+        _abandon_output()
         return _BROKEN_PIPE
-    except MemoryError:
-        _report(ColdStoreError("out of memory", hint="Lower `readers` or `frame_mb`."))
-        return ColdStoreError.exit_code
-    except Exception as exc:  # noqa: BLE001 — the last line of defence: whoever runs this at night gets a sentence
-        _debug()
-        hint = "This is a defect. COLD_STORE_DEBUG=1 shows where it happened."
-        _report(ColdStoreError(f"unexpected {type(exc).__name__}: {exc}", hint=hint))
-        return ColdStoreError.exit_code
-    return 0
+    except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 — the last place where an error can become a sentence
+        if os.environ.get("COLD_STORE_DEBUG"):
+            traceback.print_exc()
+        error = _translated(exc)
+        with suppress(OSError):  # a terminal that hung up reads no message
+            _report(error)
+        return error.exit_code
+    return code
 
 
-def _debug() -> None:
-    if os.environ.get("COLD_STORE_DEBUG"):
-        traceback.print_exc()
+def _translated(exc: BaseException) -> ColdStoreError:
+    match exc:
+        case ColdStoreError():
+            return exc
+        case KeyboardInterrupt():
+            return Interrupted(exc)
+        case MemoryError():
+            return ColdStoreError("out of memory", hint="Lower `readers` or `frame_mb`.")
+        case UnicodeEncodeError():
+            return ConfigError("an argument or variable is not valid UTF-8", hint="Postgres text and snapshots are UTF-8.")
+        case _:
+            return ColdStoreError(
+                f"unexpected {type(exc).__name__}: {exc}", hint="This is a defect. COLD_STORE_DEBUG=1 shows where it happened."
+            )
+
+
+def _abandon_output() -> None:
+    """Python would complain once more when it flushes standard output at exit."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> NoReturn:
     """The console script."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _stop)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no → is no reason to fail
 
-    def run() -> None:
+    def run() -> int:
         try:
-            app(standalone_mode=False)
-        except typer.Exit as exc:
-            _exit(exc.exit_code)
+            return int(app(sys.argv[1:] or ["--help"], prog_name="coldstore", standalone_mode=False) or 0)
         except typer.Abort:
             raise KeyboardInterrupt from None
         except _usage_error() as exc:
-            hint = getattr(exc, "ctx", None)
-            command = hint.command_path if hint else "coldstore"
+            context = getattr(exc, "ctx", None)
+            command = context.command_path if context else "coldstore"
             raise ConfigError(exc.format_message(), hint=f"See `{command} --help`.") from None
 
-    try:
-        code = _guarded(run)
-    except SystemExit as exc:
-        code = exc.code if isinstance(exc.code, int) else 1
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
-    sys.exit(code)
+    sys.exit(_guarded(run))
 
 
 def _usage_error() -> type[Any]:

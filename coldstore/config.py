@@ -10,6 +10,7 @@ wrong. Secrets are `SecretStr` and never print.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from pydantic_settings.sources import InitSettingsSource
 
 from coldstore.errors import ConfigError
@@ -140,7 +141,7 @@ class Settings(BaseSettings):
 
     def require_database(self) -> str:
         if self.database_url is None:
-            raise ConfigError("no database is configured", hint="Set DATABASE_URL=postgresql://user:password@host:5432/database.")
+            raise ConfigError("no database is configured", hint="Set DATABASE_URL=postgresql://user@host:5432/database.")
         return self.database_url.get_secret_value()
 
 
@@ -174,7 +175,10 @@ def build(from_file: Mapping[str, Any], flags: Mapping[str, Any], *, path: Path 
     try:
         return Settings(**{"_file": dict(from_file), **given})
     except ValidationError as exc:
-        raise _explain(exc, path) from None
+        raise _explain(exc, path, from_file, given) from None
+    except SettingsError as exc:  # a variable that should hold JSON; what it holds may be a secret
+        name = re.search(r'field "(\w+)"', str(exc))
+        raise ConfigError(f"{PREFIX}{name[1].upper() if name else '*'} is not JSON", hint='Write it as {"name": "value"}.') from None
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -183,15 +187,21 @@ def read_file(path: Path) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} is not TOML: {exc}", hint="See docs/reference/configuration.md.") from exc
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}", hint="Check who may read it.") from exc
     values: dict[str, Any] = {}
     for section, entries in content.items():
         if section == "tiers":
             values["tiers"] = entries
             continue
+        if section in Settings.model_fields:
+            raise _misplaced(path, section)
         if section not in SECTIONS or not isinstance(entries, dict):
             raise _unknown(f"section [{section}] of {path}", section, [*SECTIONS, "tiers"])
         for key, value in entries.items():
             if key not in SECTIONS[section]:
+                if key in Settings.model_fields:
+                    raise _misplaced(path, key)
                 raise _unknown(f"key {key!r} in [{section}] of {path}", key, SECTIONS[section])
             values[key] = value
     return values
@@ -204,16 +214,32 @@ def _check_environment(environ: Mapping[str, str]) -> None:
             raise _unknown(f"environment variable {name}", name, known)
 
 
+def _misplaced(path: Path, key: str) -> ConfigError:
+    """A setting that is known, but not there."""
+    section = next((s for s, names in SECTIONS.items() if key in names), None)
+    variable = Settings.model_fields[key].validation_alias or PREFIX + key.upper()
+    hint = f"It belongs to [{section}]." if section else f"Secrets belong to the environment: set {variable}."
+    return ConfigError(f"{key!r} is in the wrong place in {path}", hint=hint)
+
+
 def _unknown(what: str, name: str, known: Any) -> ConfigError:
     near = get_close_matches(name, sorted(known), n=1)
     return ConfigError(f"unknown {what}", hint=f"Did you mean {near[0]}?" if near else f"Known are {', '.join(sorted(known))}.")
 
 
-def _explain(exc: ValidationError, path: Path | None) -> ConfigError:
-    """The first thing that is wrong, without the value: it may be a secret."""
+def _explain(exc: ValidationError, path: Path | None, from_file: Mapping[str, Any], flags: Mapping[str, Any]) -> ConfigError:
+    """The first thing that is wrong and where it was said, without the value: it may be a secret."""
     error = exc.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in error["loc"])
-    source = f" ({path} or the environment)" if path else ""
+    name = str(error["loc"][0])
+    where = ".".join(str(part) for part in error["loc"] if part != "str" and not str(part).startswith("literal["))
     if error["type"] == "extra_forbidden":
-        return _unknown(f"key {where!r}{source}", where.rpartition(".")[2], TierSettings.model_fields)
-    return ConfigError(f"{where}: {error['msg']}{source}", hint="See docs/reference/configuration.md.")
+        return _unknown(f"key {where!r} of {path or 'the settings'}", where.rpartition(".")[2], TierSettings.model_fields)
+    variable = PREFIX + name.upper()
+    if name in flags:
+        where = "--" + name.replace("_", "-")
+    elif os.environ.get(variable):
+        where = variable
+    elif name in from_file:
+        section = next((f"[{section}] " for section, names in SECTIONS.items() if name in names), "")
+        where = f"{section}{where} of {path or 'the settings'}"
+    return ConfigError(f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}", hint="See docs/reference/configuration.md.")

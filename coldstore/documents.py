@@ -9,7 +9,7 @@ thread that needs the rows. `restore`, `verify --deep` and `cat` read through he
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from coldstore.codec.compress import Codec, codec_of, decode_stream
 from coldstore.codec.pipeline import decode
 from coldstore.document import foreign, model
 from coldstore.document.reader import frame_rows, lines, matching_rows, read_header, read_rows
+from coldstore.document.values import splitter
 from coldstore.errors import CorruptDocument, NotFound, ObjectMissing, TruncatedDocument
 from coldstore.tiers import EVERYBODY, Scope
 
@@ -72,19 +73,16 @@ class Document(Protocol):
 class Owner:
     """Picks one user's (or workspace's) rows: first by the bytes of the name, then by the column itself."""
 
-    def __init__(self, value: str, columns: dict[str, str]) -> None:
-        """`columns`: array → the column that names the owner."""
+    def __init__(self, value: str, columns: dict[str, str], *, blank_padded: Container[str] = ()) -> None:
+        """`columns`: array → the column that names the owner. `blank_padded`: arrays where that is a `char(n)`, whose blanks at the end
+        are no part of the name."""
+        self._blank_padded = blank_padded
         self.value = value
         self.columns = columns
         # Text of the name that stands in the JSON as it is; the rest could be escaped in more than one way.
         plain = max(re.findall(r'[^\x00-\x1f"\\/\x7f]+', value), key=len, default="")
         self._needle = plain.encode() if plain.isascii() else b""
-        self._decoders = {
-            array: msgspec.json.Decoder(
-                msgspec.defstruct("Owned", [("owner", msgspec.Raw, msgspec.Raw(b"null"))], rename={"owner": column})
-            )
-            for array, column in columns.items()
-        }
+        self._splitters = {array: splitter([column], strict=False) for array, column in columns.items()}
 
     def rows(self, array: str, plain: bytes) -> Iterator[bytes]:
         """Of one decoded frame."""
@@ -93,11 +91,13 @@ class Owner:
 
     def owns(self, array: str, row: bytes) -> bool:
         try:
-            raw = bytes(self._decoders[array].decode(row).owner)  # type: ignore[attr-defined]
+            raw = bytes(self._splitters[array](row)[0])
             found = msgspec.json.decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             raise CorruptDocument(f"a row of {array} is not JSON: {exc}") from exc
-        return bool(found == self.value) if isinstance(found, str) else raw == self.value.encode()
+        if isinstance(found, str):
+            return self.value == (found.rstrip(" ") if array in self._blank_padded else found)
+        return raw == self.value.encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from coldstore.postgres import ddl
 from coldstore.postgres.connect import Connection, connect, describe, errors_as
 from coldstore.postgres.introspect import find, inspect, resolve
 from coldstore.postgres.load import TableLoader
-from coldstore.postgres.publish import Mode, TablePlan, add_foreign_keys, count_scope, publish, refuse_rows
+from coldstore.postgres.publish import Mode, TablePlan, add_foreign_keys, advance_sequences, count_scope, make, publish, refuse_rows
 from coldstore.postgres.read import chunk_query, chunks, copy_lines, scope_query
 from coldstore.postgres.staging import Staging, as_in_document
 from coldstore.progress import Progress, silent
@@ -219,7 +219,13 @@ def _owner(document: Document, scope: Scope, plans: Sequence[TablePlan]) -> Owne
     if scope == document.scope:
         return None
     columns = {p.source.array: (p.source.uid_column if scope.kind == "uid" else p.source.workspace_column) or "" for p in plans}
-    return Owner(scope.value, columns)
+    blank_padded = {
+        p.source.array
+        for p in plans
+        for c in p.source.columns
+        if c.name == columns[p.source.array] and c.type.startswith(("character(", "bpchar"))
+    }
+    return Owner(scope.value, columns, blank_padded=blank_padded)
 
 
 def _refuse_early(conn: Connection, plans: Sequence[TablePlan], scope: Scope, options: RestoreOptions) -> None:
@@ -298,13 +304,14 @@ def _restore(
             if len(comparable) < len(plans):
                 report.verified = "counts"
             _read_back(crew, comparable, loaded, progress)
-            _build(crew, [p for p in plans if p.target is None], staging, progress)
+            report.notes += _build(crew, [p for p in plans if p.target is None], staging, progress)
         progress.start("publish")
         with errors_as("publish"), leader.transaction():
-            publish(leader, plans, schema, staging, scope=scope, mode=options.mode)
+            report.notes += publish(leader, plans, schema, staging, scope=scope, mode=options.mode)
             report.notes += add_foreign_keys(leader, plans, staging)
             if options.mode.name != "merge":
                 _compare_published(leader, [p for p in comparable if p.target is not None], loaded, scope)
+            advance_sequences(leader, plans, schema)
         published = True
     finally:
         staging.drop(published=published)
@@ -476,23 +483,29 @@ def _compare(array: str, loaded: tuple[int, int], found: tuple[int, int]) -> Non
         )
 
 
-def _build(crew: _Crew, plans: Sequence[TablePlan], staging: Staging, progress: Progress) -> None:
-    """Keys, checks and indexes of the tables the restore makes; foreign keys come when all tables are in their place."""
+def _build(crew: _Crew, plans: Sequence[TablePlan], staging: Staging, progress: Progress) -> list[str]:
+    """Keys, checks and indexes of the tables the restore makes; foreign keys come when all tables are in their place. Returns a
+    sentence for each that had to be left out."""
     progress.start("index")
     statements = []
     for plan in plans:
         names = {c.name for c in plan.columns}
         table = plan.staged_name
-        statements += [ddl.index(table, i, staging.names) for i in plan.source.indexes]
+        statements += [(ddl.index(table, i, staging.names), f"the index {i.name} of {plan.source.table}") for i in plan.source.indexes]
         statements += [
-            ddl.constraint(table, c, staging.names) for c in plan.source.constraints if c.kind != "f" and set(c.columns) <= names
+            (ddl.constraint(table, c, staging.names), f"the constraint {c.name} of {plan.source.table}")
+            for c in plan.source.constraints
+            if c.kind != "f" and set(c.columns) <= names
         ]
+    left_out: list[str] = []
 
-    def build(conn: Connection, statement: Any) -> None:
+    def build(conn: Connection, statement: Any, what: str) -> None:
         with errors_as("build"):
-            conn.execute(statement)
+            if sentence := make(conn, statement, what):
+                left_out.append(sentence)
 
-    crew.run(lambda conn, s=statement: build(conn, s) for statement in statements)  # type: ignore[misc]
+    crew.run(lambda conn, s=statement, w=what: build(conn, s, w) for statement, what in statements)  # type: ignore[misc]
+    return left_out
 
 
 def _compare_published(conn: Connection, plans: Sequence[TablePlan], loaded: Loaded, scope: Scope) -> None:

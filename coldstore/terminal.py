@@ -5,22 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TransferSpeedColumn
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from coldstore.catalog import SnapshotInfo
 from coldstore.errors import ColdStoreError
 from coldstore.progress import Progress as Listener
 from coldstore.progress import silent
 
+if TYPE_CHECKING:  # Rich takes longer to import than a small snapshot takes: only where something is drawn
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+    from rich.table import Table
+
 _UNIT = 1000
 
 
+_WIDE = 1000
+
+
 def console(*, error: bool = False) -> Console:
-    return Console(stderr=error, highlight=False, soft_wrap=True)
+    """A console that folds for a screen and never for a pipe: a program that reads the output wants whole lines."""
+    from rich.console import Console
+
+    screen = (sys.stderr if error else sys.stdout).isatty()
+    return Console(stderr=error, highlight=False, width=None if screen else _WIDE)
 
 
 def size(count: float) -> str:
@@ -39,6 +47,8 @@ def whose(info: SnapshotInfo) -> str:
 
 def snapshots(found: list[SnapshotInfo | ColdStoreError]) -> Table:
     """The table of `list`."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("ID", "left"), ("OF", "left"), ("AT (UTC)", "left"), ("LABEL", "left"), ("ROWS", "right"), ("STORED", "right")):
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "ID")  # type: ignore[arg-type]
@@ -51,20 +61,22 @@ def snapshots(found: list[SnapshotInfo | ColdStoreError]) -> Table:
     return table
 
 
-def facts(pairs: list[tuple[str, Any]]) -> Table:
-    """Names and values below one another."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in pairs:
-        table.add_row(name, _plain(str(value)))
-    return table
+def facts(pairs: list[tuple[str, Any]]) -> str:
+    """Names and values below one another, never folded: paths and hashes are there to be copied."""
+    width = max(len(name) for name, _ in pairs)
+    return "\n".join(f"{name:<{width}}  {printable(str(value))}".rstrip() for name, value in pairs)
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, which would move the cursor or worse: a uid may hold any."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _plain(text: str) -> str:
-    """`text` without Rich taking brackets for markup, and without control characters that would move the cursor."""
-    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    return shown.replace("[", r"\[")
+    """Printable, and not taken for Rich's markup."""
+    from rich.markup import escape
+
+    return escape(printable(text))
 
 
 class _Bar:
@@ -109,6 +121,8 @@ def progress(*, quiet: bool) -> Iterator[Listener]:
     if quiet or not (sys.stderr.isatty() and sys.stdout.isatty()):
         yield _Notes()
         return
+    from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

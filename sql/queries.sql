@@ -73,8 +73,11 @@ SELECT t.oid::bigint AS oid, n.nspname::text AS schema, t.typname::text AS name,
           FROM pg_catalog.pg_attribute a
          WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS attributes,
        (SELECT c.relkind::text FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid) AS relation_kind,
-       (SELECT jsonb_build_array(format_type(r.rngsubtype, NULL), r.rngsubtype::bigint)
-          FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid) AS subtype
+       (SELECT jsonb_build_array(format_type(r.rngsubtype, NULL), r.rngsubtype::bigint, mn.nspname, m.typname,
+               CASE WHEN r.rngcollation <> b.typcollation THEN r.rngcollation::regcollation::text END)
+          FROM pg_catalog.pg_range r JOIN pg_catalog.pg_type b ON b.oid = r.rngsubtype
+          JOIN pg_catalog.pg_type m ON m.oid = r.rngmultitypid JOIN pg_catalog.pg_namespace mn ON mn.oid = m.typnamespace
+         WHERE r.rngtypid = t.oid) AS subtype
 FROM used u JOIN pg_catalog.pg_type t ON t.oid = u.oid
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_catalog.pg_type bt ON bt.oid = t.typbasetype

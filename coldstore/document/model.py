@@ -103,7 +103,7 @@ class Sequence(_Value, frozen=True, kw_only=True):
 
 class TypeDef(_Value, frozen=True, kw_only=True):
     """A user-defined type. `kind`: enum (`labels`), domain (`base`, `default`, `not_null`, `checks`), composite (`attributes`) or
-    range (`subtype`). Listed so that each stands after those it needs."""
+    range (`subtype`, `collation`, `multirange`). Listed so that each stands after those it needs."""
 
     name: Name
     kind: str
@@ -115,6 +115,7 @@ class TypeDef(_Value, frozen=True, kw_only=True):
     checks: list[tuple[str, str]] = []
     attributes: list[tuple[str, str]] = []
     subtype: str | None = None
+    multirange: Name | None = None
 
 
 class Extension(_Value, frozen=True, kw_only=True):

@@ -12,14 +12,15 @@ A column is one of five kinds:
     array  a JSON array into an array literal; a string is a literal already
     hex    a pgvector's binary form in hexadecimal digits
 
-What none of them can do exactly (composites, arrays of composites) raises `NeedsServer`: such a table is loaded through Postgres' own
-`json_populate_record`.
+What none of them can do exactly (composites, arrays of composites) raises `NeedsServer`: such a column is loaded through Postgres' own
+`json_to_record`.
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -32,6 +33,12 @@ DELIMITER = b"\x02"
 COPY_OPTIONS = r"FORMAT csv, QUOTE E'\x01', ESCAPE E'\x01', DELIMITER E'\x02', NULL '', ENCODING 'UTF8'"
 
 _NULL = b"null"
+_BLANKS = b" \t\r\n"
+_OPENING, _CLOSING = (b"{", b"["), (b"}", b"]")
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+_MEMBER = re.compile(rb"[\s,{]*(" + _STRING + rb")\s*:\s*")
+_MARK = re.compile(_STRING + rb"|[{}\[\],]")
+_UNUSUAL = re.compile(r'["\\\x00-\x1f]')
 _decode = msgspec.json.decode
 
 
@@ -111,6 +118,11 @@ def hex_vector(raw: bytes) -> bytes:
     return b"[" + ",".join(["%.9g" % v for v in values]).encode("ascii") + b"]"  # noqa: UP031 — an f-string is a third slower here
 
 
+def copy_field(value: bytes) -> bytes:
+    """One field of a COPY line."""
+    return QUOTE + (value.replace(QUOTE, b"\x01\x01") if QUOTE in value else value) + QUOTE
+
+
 Converter = Callable[[bytes], bytes]
 CONVERTERS: dict[str, Converter] = {
     "text": text,
@@ -120,6 +132,56 @@ CONVERTERS: dict[str, Converter] = {
     "json_array": json_array,
     "hex": hex_vector,
 }
+
+
+def splitter(names: Sequence[str], *, strict: bool) -> Callable[[bytes], Sequence[Any]]:
+    """A function that cuts a row into the raw bytes of its members `names`, `null` for one that is not there. `strict`: a member that
+    is not among them is a `msgspec.ValidationError`."""
+
+    def pick(members: Mapping[str, Any]) -> Sequence[Any]:
+        if strict and members.keys() - known:
+            raise msgspec.ValidationError(f"Object contains unknown field `{min(members.keys() - known)}`")
+        return [members.get(name, _NULL) for name in names]
+
+    known = set(names)
+    if any(_UNUSUAL.search(name) for name in names):  # which a struct of msgspec cannot have as a member; a dict can, slower
+        return lambda line: pick(_members_of(line))
+    fields = [(f"f{i}", msgspec.Raw, msgspec.Raw(_NULL)) for i in range(len(names))]
+    row = msgspec.defstruct("Row", fields, rename={f"f{i}": n for i, n in enumerate(names)}, forbid_unknown_fields=strict)
+    decode = msgspec.json.Decoder(row).decode
+
+    def split(line: bytes) -> Sequence[Any]:
+        try:
+            return msgspec.structs.astuple(decode(line))
+        except RecursionError:
+            return pick(_members_of_deep(line))
+
+    return split
+
+
+def _members_of(line: bytes) -> Mapping[str, Any]:
+    """A row's members by name, each in its raw bytes."""
+    try:
+        return _decode(line, type=dict[str, msgspec.Raw])
+    except RecursionError:
+        return _members_of_deep(line)
+
+
+def _members_of_deep(line: bytes) -> dict[str, bytes]:
+    """The same without recursion, for a row nested deeper than msgspec follows: Postgres takes thousands of levels."""
+    found: dict[str, bytes] = {}
+    end = 0
+    while member := _MEMBER.match(line, end):
+        depth = 0
+        for mark in _MARK.finditer(line, member.end()):
+            depth += (mark[0] in _OPENING) - (mark[0] in _CLOSING)
+            if depth < 0 or (depth == 0 and mark[0] == b","):
+                break
+        else:
+            raise msgspec.DecodeError("the row ends too early")
+        end = mark.start()
+        found[_decode(member[1], type=str)] = line[member.end() : end].strip(_BLANKS)
+    return found
 
 
 class RowEncoder:
@@ -135,15 +197,13 @@ class RowEncoder:
         members = [*names, *(i for i in ignored if i not in names)]
         if json_null_key and json_null_key not in members:
             members.append(json_null_key)
-        fields = [(f"f{i}", msgspec.Raw, msgspec.Raw(_NULL)) for i in range(len(members))]
-        row = msgspec.defstruct("Row", fields, rename={f"f{i}": m for i, m in enumerate(members)}, forbid_unknown_fields=True)
-        self._decoder = msgspec.json.Decoder(row)
+        self._split = splitter(members, strict=True)
         self._null_position = members.index(json_null_key) if json_null_key else -1
 
     def encode(self, line: bytes) -> bytes:
         """One COPY line with its newline. NULL is an empty field without quotes."""
         try:
-            fields: tuple[Any, ...] = msgspec.structs.astuple(self._decoder.decode(line))
+            fields = self._split(line)
         except msgspec.ValidationError as exc:
             raise SchemaMismatch(f"a row does not fit the table: {exc}") from exc
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -154,8 +214,7 @@ class RowEncoder:
             if value == _NULL:
                 out.append(b"")
                 continue
-            value = convert(value)
-            out.append(QUOTE + (value.replace(QUOTE, b"\x01\x01") if QUOTE in value else value) + QUOTE)
+            out.append(copy_field(convert(value)))
         if self._null_position >= 0 and bytes(fields[self._null_position]) != _NULL:
             for name in _decode(bytes(fields[self._null_position]), type=list[str]):
                 if name in self._json_positions:

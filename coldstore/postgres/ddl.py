@@ -24,9 +24,12 @@ class Names:
     moved: Mapping[str, str] = field(default_factory=dict)
 
     def text(self, expression: str) -> sql.SQL:
-        for old, new in self.moved.items():
-            expression = re.sub(rf'(?<![\w".]){re.escape(old)}(?!\w)', new, expression)
-        return sql.SQL(expression)
+        if not self.moved:
+            return sql.SQL(expression)
+        # Longest first; what stands in a literal or in another quoted name is passed over.
+        moved = "|".join(re.escape(name) for name in sorted(self.moved, key=len, reverse=True))
+        pattern = rf"""(?<![\w".])(?:{moved})(?![\w+*/<>=~!@#%^&|`?-])|'[^']*'|"[^"]*\""""
+        return sql.SQL(re.sub(pattern, lambda m: self.moved.get(m[0], m[0]), expression))
 
 
 def table(
@@ -66,7 +69,14 @@ def type_definition(definition: model.TypeDef, names: Names) -> sql.Composed:
         attributes = [_SQL("{} {}").format(sql.Identifier(n), names.text(t)) for n, t in definition.attributes]
         return _SQL("CREATE TYPE {} AS ({})").format(name, _SQL(", ").join(attributes))
     if definition.kind == "range":
-        return _SQL("CREATE TYPE {} AS RANGE (SUBTYPE = {})").format(name, names.text(definition.subtype or ""))
+        options = [_SQL("SUBTYPE = {}").format(names.text(definition.subtype or ""))]
+        if definition.collation:
+            options.append(_SQL("COLLATION = {}").format(names.text(definition.collation)))
+        if definition.multirange:
+            options.append(
+                _SQL("MULTIRANGE_TYPE_NAME = {}").format(sql.Identifier(definition.multirange.schema, definition.multirange.name))
+            )
+        return _SQL("CREATE TYPE {} AS RANGE ({})").format(name, _SQL(", ").join(options))
     parts: list[sql.Composable] = [_SQL("CREATE DOMAIN {} AS {}").format(name, names.text(definition.base or ""))]
     if definition.collation:
         parts.append(_SQL("COLLATE {}").format(_SQL(definition.collation)))

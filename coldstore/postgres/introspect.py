@@ -68,6 +68,7 @@ class Relation:
     kinds: dict[str, str]  # column → converter of document/values.py
     types: dict[str, int]  # column → oid of its type
     all_types: frozenset[int]  # those and all they are made of
+    arrays: frozenset[str]  # columns of arrays, behind whatever domains
     bases: dict[str, str]  # column → name of its type without domains, qualified unless built in
     sends: dict[str, str]  # column → its type's send function, for vectors
     leaves: tuple[Leaf, ...]
@@ -290,6 +291,7 @@ def _relation(facts: _Facts, tier: Tier, oid: int, vectors: str) -> Relation:
         kinds=kinds,
         types={r["name"]: r["type_oid"] for r in rows},
         all_types=frozenset(facts.types),
+        arrays=frozenset(r["name"] for r in rows if _base(facts.types, r["type_oid"]).is_array),
         bases=bases,
         sends=sends,
         leaves=_leaves(facts.leaves[oid], relation["relkind"]),
@@ -376,7 +378,7 @@ def _base(types: dict[int, TypeInfo], oid: int) -> TypeInfo:
     return info
 
 
-def _parts(types: dict[int, TypeInfo], info: TypeInfo) -> list[int]:
+def _parts(info: TypeInfo) -> list[int]:
     """Types directly inside: an array's element, a composite's attributes."""
     if info.is_array:
         return [info.element]
@@ -385,7 +387,7 @@ def _parts(types: dict[int, TypeInfo], info: TypeInfo) -> list[int]:
 
 def _contains(types: dict[int, TypeInfo], oid: int, test: Any) -> bool:
     info = _base(types, oid)
-    return bool(test(info)) or any(_contains(types, part, test) for part in _parts(types, info))
+    return bool(test(info)) or any(_contains(types, part, test) for part in _parts(info))
 
 
 def _is_json(info: TypeInfo) -> bool:
@@ -409,7 +411,7 @@ def _form(types: dict[int, TypeInfo], oid: int, vectors: str) -> str:
 
 def _plain_composite(types: dict[int, TypeInfo], info: TypeInfo) -> bool:
     """True for what is no composite, and for composites of scalars and of such composites."""
-    for part in _parts(types, info) if info.kind == "c" else []:
+    for part in _parts(info) if info.kind == "c" else []:
         inner = _base(types, part)
         if _is_json(inner) or inner.is_array or not _plain_composite(types, inner):
             return False
@@ -441,7 +443,7 @@ def _type_definitions(facts: _Facts, used: set[int]) -> list[model.TypeDef]:
             return
         visited.add(oid)
         subtype = info.row["subtype"]
-        inner = [*_parts(facts.types, info), info.base, *([subtype[1]] if subtype else [])]
+        inner = [*_parts(info), info.base, *([subtype[1]] if subtype else [])]
         for part in inner:
             visit(part)
         if info.kind == "m":
@@ -475,7 +477,9 @@ def _type_definition(info: TypeInfo) -> model.TypeDef | None:
     if info.kind == "c":
         return model.TypeDef(name=name, kind="composite", attributes=[(n, t) for n, t, _ in row["attributes"] or []])
     if info.kind == "r":
-        return model.TypeDef(name=name, kind="range", subtype=row["subtype"][0])
+        subtype, _, multirange_schema, multirange, collation = row["subtype"]
+        own_name = model.Name(schema=multirange_schema, name=multirange)
+        return model.TypeDef(name=name, kind="range", subtype=subtype, collation=collation, multirange=own_name)
     if info.kind in "mp":
         return None
     raise DatabaseError(

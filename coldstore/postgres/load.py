@@ -1,7 +1,7 @@
 """Rows into Postgres: the inverse of `read.py`.
 
-Lines go in by COPY, converted by `document/values.py` without a value being parsed. Where that cannot be exact (composite types), the
-lines of that frame go through Postgres' own `json_populate_record`, which is slower and right.
+Lines go in by COPY, converted by `document/values.py` without a value being parsed. Where that cannot be exact (composite types), those
+columns go through Postgres' own `json_to_record`, which is slower and right.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from psycopg import sql
 
 from coldstore.codec.digest import row_digest
 from coldstore.document import model
-from coldstore.document.values import COPY_OPTIONS, NeedsServer, RowEncoder, hex_vector
+from coldstore.document.values import COPY_OPTIONS, DELIMITER, NeedsServer, RowEncoder, copy_field, splitter
 from coldstore.postgres.connect import Connection, errors_as
-from coldstore.postgres.introspect import Relation
+from coldstore.postgres.introspect import Relation, free_name
 
 _BLOCK = 256 << 10  # bytes handed to libpq at once
+_COMPOUND = frozenset({"array", "json_array", "server"})
 _LINES = sql.Identifier("pg_temp", "coldstore_lines")
 
 
@@ -28,17 +29,16 @@ class TableLoader:
     """
 
     def __init__(self, relation: Relation, columns: Sequence[model.Column], *, ignored: Sequence[str], json_null_key: str | None) -> None:
-        self._relation = relation
+        stored = [c for c in columns if c.generated is None and c.name not in ignored]
         self._table = relation.identifier
-        self._stored = [c for c in columns if c.generated is None and c.name not in ignored]
-        self._hex = [c.name for c in self._stored if c.form == "hex"]
-        self._json = [c.name for c in self._stored if relation.kinds[c.name] == "json"]
+        self._types = {c.name: c.type for c in relation.table.columns}
+        self._kinds = {c.name: "hex" if c.form == "hex" else relation.kinds[c.name] for c in stored}
+        self._ignored = [*ignored, *(c.name for c in columns if c.name not in self._kinds)]
         self._null_key = json_null_key
-        kinds = {c.name: "hex" if c.form == "hex" else relation.kinds[c.name] for c in self._stored}
-        not_stored = [c.name for c in columns if c.name not in kinds]
+        self._server = [n for n, kind in self._kinds.items() if kind == "server"]
         self._encoder = None
-        if self._stored and "server" not in kinds.values():
-            self._encoder = RowEncoder(list(kinds.items()), ignored=[*ignored, *not_stored], json_null_key=json_null_key)
+        if self._kinds and not self._server:
+            self._encoder = self._encoder_for(list(self._kinds))
 
     def load(self, conn: Connection, rows: Iterable[bytes]) -> tuple[int, int]:
         """(rows, sum of their digests). All or nothing."""
@@ -47,64 +47,62 @@ class TableLoader:
             return 0, 0
         with errors_as("load"), conn.transaction():
             if self._encoder is None:
-                self._through_server(conn, held)
+                self._through_server(conn, held, self._server)
             else:
                 try:
                     with conn.transaction():
-                        self._copy(conn, map(self._encoder.encode, held))
+                        self._copy(conn, self._table, list(self._kinds), map(self._encoder.encode, held))
                 except NeedsServer:
-                    self._through_server(conn, held)
+                    self._through_server(conn, held, [n for n, kind in self._kinds.items() if kind in _COMPOUND])
         return len(held), sum(map(row_digest, held))
 
-    def _copy(self, conn: Connection, lines: Iterator[bytes]) -> None:
-        names = sql.SQL(", ").join(sql.Identifier(c.name) for c in self._stored)
-        statement = sql.SQL("COPY {} ({}) FROM STDIN ({})").format(self._table, names, sql.SQL(COPY_OPTIONS))
+    def _encoder_for(self, names: Sequence[str]) -> RowEncoder:
+        others = [n for n in self._kinds if n not in names]
+        return RowEncoder([(n, self._kinds[n]) for n in names], ignored=[*self._ignored, *others], json_null_key=self._null_key)
+
+    def _copy(self, conn: Connection, table: sql.Composable, names: Sequence[str], lines: Iterator[bytes]) -> None:
+        columns = sql.SQL(", ").join(map(sql.Identifier, names))
+        statement = sql.SQL("COPY {} ({}) FROM STDIN ({})").format(table, columns, sql.SQL(COPY_OPTIONS))
         with conn.cursor() as cursor, cursor.copy(statement) as copy:
             for block in _blocks(lines):
                 copy.write(block)
 
-    def _through_server(self, conn: Connection, rows: list[bytes]) -> None:
+    def _through_server(self, conn: Connection, rows: list[bytes], server: Sequence[str]) -> None:
+        """The columns `server` as JSON that Postgres takes apart, the others as text beside it: a `json` value may hold what Postgres
+        stores and cannot take apart, such as an escaped NUL."""
+        direct = [n for n in self._kinds if n not in server]
+        line = free_name("line", set(direct))
         with conn.cursor() as cursor:
-            cursor.execute("CREATE TEMPORARY TABLE coldstore_lines (line pg_catalog.json) ON COMMIT DROP")
-            encoder = RowEncoder([("line", "json")])
-            with cursor.copy(sql.SQL("COPY {} FROM STDIN ({})").format(_LINES, sql.SQL(COPY_OPTIONS))) as copy:
-                for block in _blocks(encoder.encode(b'{"line":' + self._plain(row) + b"}") for row in rows):
-                    copy.write(block)
-            cursor.execute(self._insert())
+            columns = [*map(sql.Identifier, direct), sql.SQL("NULL::pg_catalog.json AS {}").format(sql.Identifier(line))]
+            cursor.execute(
+                sql.SQL("CREATE TEMPORARY TABLE coldstore_lines ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
+                    sql.SQL(", ").join(columns), self._table
+                )
+            )
+            self._copy(conn, _LINES, [*direct, line], self._mixed(rows, direct, server))
+            cursor.execute(self._insert(direct, server, line))
             cursor.execute("DROP TABLE pg_temp.coldstore_lines")
 
-    def _insert(self) -> sql.Composed:
-        if not self._stored:
+    def _mixed(self, rows: Iterable[bytes], direct: Sequence[str], server: Sequence[str]) -> Iterator[bytes]:
+        encoder = self._encoder_for(direct)
+        split = splitter(server, strict=False)
+        keys = [msgspec.json.encode(name) + b":" for name in server]
+        for row in rows:
+            text = encoder.encode(row)[:-1]
+            rest = b"{" + b",".join(key + bytes(raw) for key, raw in zip(keys, split(row), strict=True)) + b"}"
+            yield (text + DELIMITER if direct else b"") + copy_field(rest) + b"\n"
+
+    def _insert(self, direct: Sequence[str], server: Sequence[str], line: str) -> sql.Composable:
+        if not self._kinds:
             return sql.SQL("INSERT INTO {} SELECT FROM {}").format(self._table, _LINES)
-        return sql.SQL(
-            "INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {lines} l,"
-            " LATERAL pg_catalog.json_populate_record(NULL::{table}, l.line) AS r"
-        ).format(
-            table=self._table,
-            lines=_LINES,
-            names=sql.SQL(", ").join(sql.Identifier(c.name) for c in self._stored),
-            values=sql.SQL(", ").join(self._value(c.name) for c in self._stored),
+        values = [sql.Identifier("l", n) for n in direct] + [sql.Identifier("r", n) for n in server]
+        source = sql.SQL("{} AS l").format(_LINES)
+        if server:
+            record = sql.SQL(", ").join(sql.SQL("{} {}").format(sql.Identifier(n), sql.SQL(self._types[n])) for n in server)
+            source += sql.SQL(", LATERAL pg_catalog.json_to_record({}) AS r ({})").format(sql.Identifier("l", line), record)
+        return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}").format(
+            self._table, sql.SQL(", ").join(map(sql.Identifier, [*direct, *server])), sql.SQL(", ").join(values), source
         )
-
-    def _value(self, name: str) -> sql.Composable:
-        value = sql.SQL("r.{}").format(sql.Identifier(name))
-        if name not in self._json or self._null_key is None:
-            return value
-        # json_populate_record turns a JSON null into SQL NULL; the row says where that would be wrong.
-        return sql.SQL("CASE WHEN (l.line -> {key})::pg_catalog.jsonb ? {name} THEN 'null' ELSE {value} END").format(
-            key=sql.Literal(self._null_key), name=sql.Literal(name), value=value
-        )
-
-    def _plain(self, row: bytes) -> bytes:
-        """The row with its vectors in text form: json_populate_record does not know ours."""
-        if not self._hex:
-            return row
-        members = msgspec.json.decode(row, type=dict[str, msgspec.Raw])
-        for name in self._hex:
-            raw = bytes(members.get(name, b"null"))
-            if raw != b"null":
-                members[name] = msgspec.Raw(b'"' + hex_vector(raw) + b'"')
-        return msgspec.json.encode(members)
 
 
 def _blocks(lines: Iterable[bytes]) -> Iterator[bytes]:

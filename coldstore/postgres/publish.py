@@ -110,8 +110,9 @@ def refuse_rows(conn: Connection, plan: TablePlan, scope: Scope) -> None:
 
 def publish(
     conn: Connection, plans: Sequence[TablePlan], schema: model.Schema | None, staging: Staging, *, scope: Scope, mode: Mode
-) -> None:
-    """Everything inside the caller's transaction. Fills the counts of `plans`."""
+) -> list[str]:
+    """Everything inside the caller's transaction. Fills the counts of `plans`. Returns a sentence for each default that was left out."""
+    notes: list[str] = []
     existing = [p for p in plans if p.target is not None]
     created = [p for p in plans if p.target is None]
     with errors_as("publish"):
@@ -119,8 +120,9 @@ def publish(
             for plan in created:
                 _move(conn, plan, staging)
             if schema is not None:
-                _sequences(conn, created, schema, staging)
+                notes = _sequences(conn, created, schema, staging)
             _load_existing(conn, existing, scope, mode)
+            conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
         except pg.ForeignKeyViolation as exc:
             raise RestoreConflict(
                 f"{exc.diag.message_primary} ({exc.diag.message_detail})",
@@ -135,6 +137,18 @@ def publish(
             raise SchemaMismatch(
                 f"{exc.diag.message_primary}", hint="The target wants a value that the document does not have; give the column a default."
             ) from exc
+    return notes
+
+
+def make(conn: Connection, statement: sql.Composable, what: str) -> str | None:
+    """Make what hangs on a table. Returns a sentence when that calls a function the target lacks: functions are no part of a document,
+    and the rows are worth more than what would have guarded them."""
+    try:
+        with conn.transaction():
+            conn.execute(statement)
+    except (pg.UndefinedFunction, pg.InvalidSchemaName) as exc:
+        return f"{what} is left out: {exc.diag.message_primary}"
+    return None
 
 
 # --- tables the restore made -------------------------------------------------------------------------------------------------------
@@ -146,13 +160,14 @@ def _move(conn: Connection, plan: TablePlan, staging: Staging) -> None:
         conn.execute(_SQL("ALTER TABLE {} SET SCHEMA {}").format(staging.identifier(name), sql.Identifier(name.schema)))
 
 
-def _sequences(conn: Connection, created: Sequence[TablePlan], schema: model.Schema, staging: Staging) -> None:
-    """Sequences, identities and defaults, each sequence set so that the next value is one that no row has."""
+def _sequences(conn: Connection, created: Sequence[TablePlan], schema: model.Schema, staging: Staging) -> list[str]:
+    """Sequences, identities and defaults. Returns a sentence for each default that had to be left out."""
     by_name = {s.name: s for s in schema.sequences}
     tables = {p.source.table for p in created}
+    identities = {c.identity.sequence for t in schema.tables for c in t.columns if c.identity}
+    left_out = []
     for sequence in schema.sequences:
-        identity = any(c.identity and c.identity.sequence == sequence.name for p in created for c in p.columns)
-        needed = sequence.owner_table in tables or (sequence.owner_table is None and not identity)
+        needed = sequence.owner_table in tables or (created and sequence.owner_table is None and sequence.name not in identities)
         if needed and not _exists(conn, sequence.name):
             conn.execute(_SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(sequence.name.schema)))
             conn.execute(ddl.create_sequence(sequence))
@@ -163,16 +178,25 @@ def _sequences(conn: Connection, created: Sequence[TablePlan], schema: model.Sch
             if column.identity:
                 conn.execute(ddl.identity(plan.name, column, by_name.get(column.identity.sequence)))
             elif column.default is not None:
-                statement = _SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}")
-                conn.execute(statement.format(plan.name, sql.Identifier(column.name), staging.names.text(column.default)))
+                statement = _SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}").format(
+                    plan.name, sql.Identifier(column.name), staging.names.text(column.default)
+                )
+                left_out.append(make(conn, statement, f"the default of {plan.source.table}.{column.name}, {column.default},"))
     for sequence in schema.sequences:
         if sequence.owner_table in tables and sequence.owner_column and sequence.owner_table:
             owner = sql.Identifier(sequence.owner_table.schema, sequence.owner_table.name, sequence.owner_column)
             conn.execute(_SQL("ALTER SEQUENCE {} OWNED BY {}").format(_name(sequence.name), owner))
-        if sequence.last_value is not None and _exists(conn, sequence.name):
-            _advance(conn, _name(sequence.name), sequence.last_value, sequence.increment)
-    for plan in created:
-        _follow_rows(conn, plan)
+    return [sentence for sentence in left_out if sentence]
+
+
+def advance_sequences(conn: Connection, plans: Sequence[TablePlan], schema: model.Schema | None) -> None:
+    """Set each sequence so that the next value is one that no row has. The last step before the commit: no rollback undoes it."""
+    with errors_as("publish"):
+        for sequence in schema.sequences if schema is not None else []:
+            if sequence.last_value is not None and _exists(conn, sequence.name):
+                _advance(conn, _name(sequence.name), sequence.last_value, sequence.increment)
+        for plan in plans:
+            _follow_rows(conn, plan)
 
 
 def _name(name: model.Name) -> sql.Identifier:
@@ -255,7 +279,6 @@ def _load_existing(conn: Connection, plans: Sequence[TablePlan], scope: Scope, m
         if mode.name == "replace":
             plan.updated = _update(conn, plan, scope)
         plan.inserted = _merge(conn, plan, scope, mode) if mode.name == "merge" else _insert_missing(conn, plan, mode)
-        _follow_rows(conn, plan)
     if any(silenced):
         # A table with deferred foreign keys still to be checked cannot be altered.
         conn.execute("SET CONSTRAINTS ALL IMMEDIATE")

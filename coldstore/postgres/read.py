@@ -63,7 +63,14 @@ def value(column: model.Column, relation: Relation) -> sql.Composable:
     if column.form == "hex":
         send = sql.SQL(relation.sends[column.name])
         return sql.SQL("pg_catalog.encode({}({}), 'hex')").format(send, name)
-    if relation.kinds[column.name] == "array":
+    if relation.bases[column.name] == "json":
+        # Blanks around a value mean nothing and no JSON parser hands them on: without them, what is read back is what was written.
+        text = sql.SQL("{}::pg_catalog.text").format(name)
+        return sql.SQL(
+            "CASE WHEN pg_catalog.ascii(pg_catalog.left({t}, 1)) <= 32 OR pg_catalog.ascii(pg_catalog.right({t}, 1)) <= 32"
+            " THEN pg_catalog.btrim({t}, E' \\t\\r\\n')::pg_catalog.json ELSE {n} END"
+        ).format(t=text, n=name)
+    if column.name in relation.arrays:
         # JSON cannot tell that an array starts elsewhere than at 1; such a one is written as its literal, a string.
         bounds = sql.SQL(" OR ").join(sql.SQL("pg_catalog.array_lower({}, {}) <> 1").format(name, d) for d in range(1, _MAX_DIMENSIONS + 1))
         return sql.SQL("CASE WHEN {b} THEN pg_catalog.to_json({n}::pg_catalog.text) ELSE pg_catalog.to_json({n}) END").format(

@@ -105,13 +105,15 @@ class Source:
             if sizes:
                 self._known.clear()
             try:
-                moment = self._begin(leader, tiers, vectors)
+                with errors_as("begin"):
+                    moment = self._begin(leader, tiers, vectors)
             except DatabaseError:
                 if not leader.closed or not self._known:
                     raise
                 # The idle connection had died unnoticed (a restarted server); nothing was read yet, so a fresh one may try.
                 leader = connect(self._url, purpose="coldstore snapshot")
-                moment = self._begin(leader, tiers, vectors)
+                with errors_as("begin"):
+                    moment = self._begin(leader, tiers, vectors)
             yield moment
         finally:
             for conn in [leader, *(moment._readers if moment else [])]:  # noqa: SLF001

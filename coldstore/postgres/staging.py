@@ -83,14 +83,14 @@ class Staging:
         moved: dict[str, str] = {}
         for extension in extensions:
             found = self._conn.execute(
-                "SELECT quote_ident(n.nspname), e.oid::bigint FROM pg_catalog.pg_extension e"
+                "SELECT quote_ident(n.nspname), e.oid::bigint, quote_ident(%s) FROM pg_catalog.pg_extension e"
                 " JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = %s",
-                (extension.name,),
+                (extension.schema, extension.name),
             ).fetchone()
             if found is None:
                 self._create_extension(extension)
-            elif found[0] != extension.schema:
-                moved |= self._moved_names(found[1], extension.schema, found[0])
+            elif found[0] != found[2]:
+                moved |= self._moved_names(found[1], found[2], found[0])
         self.names = ddl.Names(moved)
 
     def _create_extension(self, extension: model.Extension) -> None:
@@ -108,14 +108,16 @@ class Staging:
         self._remember(sql.SQL("DROP EXTENSION {}").format(sql.Identifier(extension.name)))
 
     def _moved_names(self, oid: int, old: str, new: str) -> dict[str, str]:
-        """Types, functions and operator classes of an extension that lives in another schema here."""
+        """Types, functions, operators and operator classes of an extension that lives in another schema here."""
         rows = self._conn.execute(
-            "SELECT DISTINCT quote_ident(x.name) FROM pg_catalog.pg_depend d CROSS JOIN LATERAL ("
-            "  SELECT t.typname FROM pg_catalog.pg_type t WHERE d.classid = 'pg_catalog.pg_type'::regclass AND t.oid = d.objid"
-            "  UNION ALL SELECT p.proname FROM pg_catalog.pg_proc p WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.objid"
-            "  UNION ALL SELECT o.opcname FROM pg_catalog.pg_opclass o"
+            "SELECT DISTINCT CASE WHEN x.operator THEN x.name::text ELSE quote_ident(x.name) END FROM pg_catalog.pg_depend d CROSS JOIN LATERAL ("
+            "  SELECT t.typname, false FROM pg_catalog.pg_type t WHERE d.classid = 'pg_catalog.pg_type'::regclass AND t.oid = d.objid"
+            "  UNION ALL SELECT p.proname, false FROM pg_catalog.pg_proc p WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.objid"
+            "  UNION ALL SELECT o.opcname, false FROM pg_catalog.pg_opclass o"
             "  WHERE d.classid = 'pg_catalog.pg_opclass'::regclass AND o.oid = d.objid"
-            ") x (name) WHERE d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.refobjid = %s AND d.deptype = 'e'",
+            "  UNION ALL SELECT o.oprname, true FROM pg_catalog.pg_operator o"
+            "  WHERE d.classid = 'pg_catalog.pg_operator'::regclass AND o.oid = d.objid"
+            ") x (name, operator) WHERE d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.refobjid = %s AND d.deptype = 'e'",
             (oid,),
         ).fetchall()
         return {f"{old}.{name}": f"{new}.{name}" for (name,) in rows}

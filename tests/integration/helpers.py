@@ -111,22 +111,24 @@ def columns_of(conn: psycopg.Connection, table: sql.Composable) -> list[str]:
 def table_text(
     url: str, table: str | sql.Composable, *, versions: bool = False, where: str = "true", columns: list[str] | None = None
 ) -> list[tuple[Any, ...]]:
-    """Every row with each column in its text form, in an order that depends on nothing else. `json` loses its raw newlines, as it may.
+    """Every row with each column in its text form, in an order that depends on nothing else. `json` loses its raw newlines
+    and the blanks around it, as it may.
     `versions`: with each row's place and the transaction that wrote it, to see that nobody touched it."""
     name = sql.SQL(table) if isinstance(table, str) else table
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("SET TimeZone = 'UTC'; SET extra_float_digits = 1; SET bytea_output = 'hex'; SET search_path = ''")
         types = dict(
             conn.execute(
-                "SELECT attname::text, atttypid::regtype::text FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
-                " AND NOT attisdropped",
+                "WITH RECURSIVE b (name, oid) AS (SELECT attname::text, atttypid FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
+                " AND NOT attisdropped UNION ALL SELECT b.name, t.typbasetype FROM b JOIN pg_type t ON t.oid = b.oid AND t.typtype = 'd')"
+                " SELECT name, oid::regtype::text FROM b",
                 (name.as_string(conn),),
             ).fetchall()
         )
         items: list[sql.Composable] = [sql.SQL("ctid::text, xmin::text")] if versions else []
         for column in columns or columns_of(conn, name):
             text = sql.SQL("{}::text").format(sql.Identifier(column))
-            items.append(sql.SQL("translate({}, E'\\r\\n', '  ')").format(text) if "json" in types[column] else text)
+            items.append(sql.SQL("btrim(translate({}, E'\\r\\n', '  '), E' \\t')").format(text) if types[column] == "json" else text)
         query = sql.SQL("SELECT {} FROM {} WHERE {}").format(sql.SQL(", ").join(items or [sql.SQL("1")]), name, sql.SQL(where))
         return sorted(conn.execute(query).fetchall(), key=repr)
 

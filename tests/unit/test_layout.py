@@ -36,7 +36,7 @@ def test_a_name_tells_its_scope(scope):
     name = layout.scope_name(scope)
     parsed = layout.parse_scope_name(name)
     assert parsed.name == name
-    assert re.fullmatch(r"(ws~)?[A-Za-z0-9._@+%-]+(~[0-9a-f]{32})?", name)
+    assert re.fullmatch(r"(ws~)?([A-Za-z0-9._@+-]|%[0-9A-F]{2})+(~[0-9a-f]{32})?", name)
     if parsed.scope is None:
         assert re.search(r"~[0-9a-f]{32}\Z", name)
         assert scope.value == "\0" or len(name) > 140
@@ -48,6 +48,11 @@ def test_a_name_tells_its_scope(scope):
 @given(st.lists(scopes, max_size=40))
 def test_no_two_scopes_share_a_name(found):
     assert len({layout.scope_name(s) for s in found}) == len(set(found))
+
+
+def test_a_shortened_name_has_only_whole_escapes():
+    for value in HOSTILE:
+        assert not re.search(r"%(?![0-9A-F]{2})", layout.scope_name(Scope.user(value)))
 
 
 def test_no_two_hostile_scopes_share_a_name():
@@ -197,8 +202,11 @@ def test_any_text_is_a_key_or_none(text):
         "memory-a/b-1",
         "memory-../x-1",
         "memory-all-1" + "0" * 15,
-    ]
-    + ["memory-é-1", "memory-all--", "Memory-all-1", "memory-all-1.json"],
+        "memory-é-1",
+        "memory-all--",
+        "Memory-all-1",
+        "memory-all-1.json",
+    ],
 )
 def test_what_is_no_id(identity):
     for call in (layout.parse_id, layout.folder_of, layout.document_key, layout.manifest_key):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -200,19 +201,21 @@ def test_a_header_that_was_cut_or_altered_is_refused_or_read(data):
             read_header(line[:cut])
     at = data.draw(st.integers(0, len(line) - 1))
     altered = line[:at] + data.draw(st.binary(max_size=3)) + line[at + 1 :]
-    try:
+    with suppress(DocumentError):
         assert isinstance(read_header(altered), model.Header)
-    except DocumentError:
-        pass
 
 
-@pytest.mark.parametrize(
-    "line", [b"", b"{", b"[", b'"x"', b"1", b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b'{"format":"coldstore/1"']
-)
+@pytest.mark.parametrize("line", [b"", b"[", b'"x"', b"1", b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b'{"format":"coldstore/1"'])
 def test_what_is_no_header(line):
-    with pytest.raises(CorruptDocument if b"coldstore" in line or line[:1] != b"{" or len(line) > 1 else DocumentError) as caught:
+    with pytest.raises(CorruptDocument) as caught:
         read_header(line, key="memory.json")
     assert "memory.json" in str(caught.value)
+    assert caught.value.key == "memory.json"
+
+
+def test_a_header_without_a_format():
+    with pytest.raises(UnsupportedFormat):
+        read_header(b'{"uid":null')
 
 
 # --- manifest ----------------------------------------------------------------------------------------------------------------------
@@ -256,12 +259,11 @@ def test_a_manifest_may_have_members_of_a_later_writer():
 
 
 def test_every_flipped_byte_is_noticed():
+    """Every bit of every byte, and whatever would make another number or another piece of JSON of it."""
     data = model.encode_manifest(RICH)
     altered = bytearray(data)
     for at, byte in enumerate(data):
-        for other in range(256):
-            if other == byte:
-                continue
+        for other in {byte ^ 1 << bit for bit in range(8)} | set(b'0123456789-+.eE"\\,:{}[] \n\0') - {byte}:
             altered[at] = other
             try:
                 model.decode_manifest(bytes(altered), key="k")
@@ -295,7 +297,7 @@ def test_bytes_added_or_removed_are_noticed(data):
     [
         lambda body: json.dumps(body, indent=2).encode() + b"\n",
         lambda body: json.dumps(body).encode() + b"\n",
-        lambda body: model.canonical(body),
+        model.canonical,
         lambda body: model.canonical(body) + b"\n\n",
         lambda body: b" " + model.canonical(body) + b"\n",
         lambda body: model.canonical(body) + b"\r\n",

@@ -1,0 +1,656 @@
+"""What is measured. Each case is a function from the world to the lines of the report; nothing here decides how a line looks.
+
+A target is a limit for the ratio of a round, for the value itself, or none (information). Wherever a peer has a choice, it has the
+better one, or what it does as it comes where the target says so; the notes say which.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+
+from benchmarks.measure import Sample, Spread, ratios, run, spread, take_turns
+from benchmarks.world import DEMO_USERS, TABLES, VECTOR_INDEX, World
+from coldstore.postgres.demo_data import people
+from coldstore.storage.open import open_store
+from coldstore.storage.store import Store
+
+_PIECE = 8 << 20  # what an upload is handed at once: the size of a frame
+_UPLOAD = 500_000_000
+_USERS = 200  # users whose own snapshot is taken
+_LISTED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the report. `limit` and `on` make it a target: `ratio` or `ours` must not be above it, or below if `at_least`."""
+
+    case: str
+    what: str
+    unit: str
+    ours: Spread
+    peer_name: str = ""
+    peer: Spread | None = None
+    ratio: Spread | None = None
+    on: Literal["ratio", "ours"] | None = None
+    limit: float = 0.0
+    at_least: bool = False
+    note: str = ""
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> float:
+        """The median that counts."""
+        judged = self.judged
+        assert judged is not None  # only lines with a target are asked
+        return judged.middle
+
+    @property
+    def judged(self) -> Spread | None:
+        return {"ratio": self.ratio, "ours": self.ours, None: None}[self.on]
+
+    @property
+    def met(self) -> bool | None:
+        """None where there is nothing to meet."""
+        if self.on is None:
+            return None
+        return self.reached >= self.limit if self.at_least else self.reached <= self.limit
+
+
+def versus(
+    case: str,
+    what: str,
+    taken: Mapping[str, list[Sample]],
+    ours: str,
+    peer: str,
+    *,
+    limit: float | None = None,
+    unit: str = "s",
+    note: str = "",
+    details: Mapping[str, float] | None = None,
+    by: Callable[[Sample], float] = lambda s: s.value,
+) -> Line:
+    """Two contestants, round by round."""
+    return Line(
+        case,
+        what,
+        unit,
+        spread(taken[ours]),
+        peer,
+        spread(taken[peer], by=by),
+        Spread.of([a.value / by(b) for a, b in zip(taken[ours], taken[peer], strict=True)]),
+        on=None if limit is None else "ratio",
+        limit=limit or 0.0,
+        note=note,
+        details=details or {},
+    )
+
+
+def _memory(case: str, what: str, samples: list[Sample]) -> Line:
+    return Line(
+        case, what, "MB", spread(samples, by=lambda s: s.peak / 1e6), on="ours", limit=200.0, note="Of the coldstore process alone."
+    )
+
+
+# --- everybody, out ----------------------------------------------------------------------------------------------------------------
+
+
+def _export(world: World, codec: str, *, database: str = "bulk") -> Callable[[], Sample]:
+    """`coldstore snapshot --all`, into a store that is new each time."""
+
+    def once() -> Sample:
+        with world.new_path("store") as store:
+            sample, info = world.coldstore("snapshot", "--all", "--store", store, database=world.url(database), compression=codec)
+            if info["rows"] != world.rows[database]:
+                raise RuntimeError(f"exported {info['rows']}, not {world.rows}")
+            return Sample(sample.value, sample.peak, sample.cpu, {"bytes": info["bytes"], "stored": info["storedBytes"]})
+
+    return once
+
+
+def _export_inside(world: World, codec: str) -> Callable[[], Sample]:
+    """The same as a call in this process: without the interpreter's start and the imports."""
+
+    def once() -> Sample:
+        with world.new_path("store") as store, world.library(store, compression=codec) as cold:
+            started = time.perf_counter()
+            cold.snapshot()
+            return Sample(time.perf_counter() - started)
+
+    return once
+
+
+def _dump(world: World, *options: str) -> Callable[[], Sample]:
+    def once() -> Sample:
+        with world.new_path("dump") as path:
+            sample = world.dump(path, *options)
+            return Sample(sample.value, sample.peak, sample.cpu, {"stored": path.stat().st_size})
+
+    return once
+
+
+def _dump_into_zstd(world: World) -> Callable[[], Sample]:
+    def once() -> Sample:
+        with world.new_path("dump.zst") as path:
+            commands = [world.dump_command(), world.zstd_command()]
+            sample = run(*commands, environment=world.environment(), folder=world.scratch, stdout=path, sync=True)
+            return Sample(sample.value, sample.peak, sample.cpu, {**sample.extra, "stored": path.stat().st_size})
+
+    return once
+
+
+def export_plain(world: World) -> Iterator[Line]:
+    """Everybody's memory as plain JSON on the local disk, beside `pg_dump`'s plain format. Both sync what they wrote."""
+    ours, inside = "coldstore snapshot --all", "in process"
+    peer, unsynced = "pg_dump -f", "pg_dump --no-sync -f"
+    contestants = {
+        ours: _export(world, "none"),
+        peer: _dump(world),
+        inside: _export_inside(world, "none"),
+        unsynced: _dump(world, "--no-sync"),
+    }
+    taken = take_turns(contestants, rounds=world.rounds or 7, say=world.say)
+    yield versus("export-plain", "all-user export, plain JSON", taken, ours, peer, limit=1.0, details=_rates(taken, ours, peer))
+    yield versus("export-plain", "— called from Python", taken, inside, peer, note="Without the start of an interpreter.")
+    yield versus("export-plain", "— pg_dump does not sync", taken, ours, unsynced, note="coldstore syncs all the same.")
+    yield _memory("export-plain", "peak memory, export, plain JSON", taken[ours])
+
+
+def _rates(taken: Mapping[str, list[Sample]], ours: str, peer: str) -> dict[str, float]:
+    return {
+        "bytes": taken[ours][0].extra.get("bytes", 0),
+        "stored": taken[ours][0].extra.get("stored", 0),
+        "peer stored": taken[peer][0].extra.get("stored", 0),
+        "cpu": spread(taken[ours], by=lambda s: s.cpu).middle,
+        "peer cpu": spread(taken[peer], by=lambda s: s.cpu).middle,
+    }
+
+
+def export_zstd(world: World) -> Iterator[Line]:
+    """Everybody's memory compressed, beside `pg_dump` compressed by hand and by itself."""
+    ours, inside = "coldstore snapshot --all", "in process"
+    piped, custom = f"pg_dump | {world.zstd_name}", "pg_dump -Fc"
+    contestants = {ours: _export(world, "zstd"), piped: _dump_into_zstd(world), inside: _export_inside(world, "zstd")}
+    taken = take_turns(contestants, rounds=world.rounds or 5, say=world.say)
+    note = "The pipeline does not sync what it wrote; coldstore does."
+    details = _rates(taken, ours, piped)
+    yield versus("export-zstd", "all-user export, zstd 1", taken, ours, piped, limit=1.0, note=note, details=details)
+    yield versus("export-zstd", "— called from Python", taken, inside, piped)
+    yield versus("export-zstd", "— the pipeline's file synced too", taken, ours, piped, by=lambda s: s.extra["synced"])
+    memory = _memory("export-zstd", "peak memory, export, zstd", taken[ours])
+    taken = take_turns({ours: _export(world, "zstd"), custom: _dump(world, "-Fc")}, rounds=world.rounds or 3, say=world.say)
+    details = _rates(taken, ours, custom)
+    yield versus("export-zstd", "all-user export, zstd 1", taken, ours, custom, limit=0.2, note="Its own gzip at level 6.", details=details)
+    yield memory
+
+
+# --- everybody, back ---------------------------------------------------------------------------------------------------------------
+
+
+def _restore(world: World, codec: str, *, database: str = "bulk") -> Callable[[], Sample]:
+    """`coldstore restore --to` an empty database."""
+    store, snapshot = world.snapshot(codec, database=database)
+
+    def once() -> Sample:
+        with world.new_database() as url:
+            sample, _ = world.coldstore("restore", snapshot, "--store", store, "--to", url)
+            world.check(url, like=database)
+            return sample
+
+    return once
+
+
+def _restore_dump(world: World, dump: Path, *, index_memory: str | None = None, without: str | None = None) -> Callable[[], Sample]:
+    def once() -> Sample:
+        with world.new_database() as url:
+            sample = world.restore_dump(dump, url, index_memory=index_memory, without=without)
+            world.check(url, without=without)
+            return sample
+
+    return once
+
+
+def _restore_inside(world: World, store: Path, snapshot: str, *, without: str | None = None) -> Callable[[], Sample]:
+    """The same in this process, with the seconds of each step."""
+
+    def once() -> Sample:
+        steps = _Steps()
+        with world.new_database() as url, world.library(store) as cold:
+            started = time.perf_counter()
+            cold.restore(snapshot, to=url, progress=steps)
+            sample = Sample(time.perf_counter() - started, extra=steps.seconds())
+            world.check(url, without=without)
+        return sample
+
+    return once
+
+
+class _Steps:
+    """A listener that takes the time of every step."""
+
+    def __init__(self) -> None:
+        self._moments = [("prepare", time.perf_counter())]
+
+    def start(self, what: str, *, total_bytes: int | None = None) -> None:  # noqa: ARG002
+        self._moments.append((what, time.perf_counter()))
+
+    def advance(self, *, rows: int = 0, size: int = 0) -> None:
+        pass
+
+    def note(self, sentence: str) -> None:
+        pass
+
+    def seconds(self) -> dict[str, float]:
+        ends = [at for _, at in self._moments[1:]] + [time.perf_counter()]
+        found: dict[str, float] = {}
+        for (what, at), end in zip(self._moments, ends, strict=True):
+            found[what] = found.get(what, 0.0) + end - at
+        return found
+
+
+def _steps(samples: list[Sample]) -> dict[str, float]:
+    return {step: spread(samples, by=lambda s, step=step: s.extra.get(step, 0.0)).middle for step in samples[0].extra}  # type: ignore[misc]
+
+
+def restore(world: World) -> Iterator[Line]:
+    """Everybody's memory into an empty database, with the same indexes, beside `pg_restore`; then one user out of the same document."""
+    ours, plain = "coldstore restore", "coldstore restore, plain JSON"
+    peer, generous = "pg_restore -j2", "pg_restore -j2, maintenance_work_mem 512MB"
+    dump = world.custom_dump()
+    one = _OneUser(world)
+    contestants = {
+        ours: one.whole_and_one,
+        peer: _restore_dump(world, dump),
+        plain: _restore(world, "none"),
+        generous: _restore_dump(world, dump, index_memory="512MB"),
+    }
+    taken = take_turns(contestants, rounds=world.rounds or 3, say=world.say)
+    yield versus("restore", "all-user restore, fresh database", taken, ours, peer, limit=1.1, note="HNSW index included, from zstd.")
+    yield versus("restore", "— from plain JSON", taken, plain, peer)
+    yield versus("restore", "— pg_restore given coldstore's index memory", taken, ours, generous)
+    yield _memory("restore", "peak memory, restore from zstd", taken[ours])
+    yield _memory("restore", "peak memory, restore from plain JSON", taken[plain])
+    yield from one.lines(taken[ours])
+
+
+class _OneUser:
+    """The whole of everybody's document and then one user out of it, for that is what the one is measured by."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._store, self._snapshot = world.snapshot("zstd")
+        self._uid = "uid_00007"
+        self._fresh: list[Sample] = []
+        self._among: list[Sample] = []
+
+    def whole_and_one(self) -> Sample:
+        """The sample is the whole restore's. The user comes back among everybody else's rows, and into an empty database."""
+        world = self._world
+        with world.new_database() as url:
+            sample, _ = world.coldstore("restore", self._snapshot, "--store", self._store, "--to", url)
+            world.check(url)
+            with psycopg.connect(url, autocommit=True) as conn:
+                for table in TABLES:
+                    conn.execute(sql.SQL("DELETE FROM public.{} WHERE uid = %s").format(sql.Identifier(table)), (self._uid,))
+                conn.execute("CHECKPOINT")
+            self._among.append(self._restore(url))
+        with world.new_database() as url:
+            self._fresh.append(self._restore(url))
+        return sample
+
+    def _restore(self, url: str) -> Sample:
+        world = self._world
+        sample, _ = world.coldstore("restore", self._snapshot, "--uid", self._uid, "--store", self._store, "--to", url)
+        if world.count(url, uid=self._uid) != world.count(world.url(), uid=self._uid):
+            raise RuntimeError(f"the memory of {self._uid} is not what it was")
+        return sample
+
+    def lines(self, whole: list[Sample]) -> Iterator[Line]:
+        for what, taken in (("into an empty database", self._fresh), ("back among everybody's rows", self._among)):
+            yield Line(
+                "restore",
+                f"one user out of everybody's document, {what}",
+                "s",
+                spread(taken),
+                "coldstore restore of all of it",
+                spread(whole),
+                ratios(taken, whole),
+                on="ratio",
+                limit=0.15,
+                note="From zstd.",
+            )
+
+
+def restore_steps(world: World) -> Iterator[Line]:
+    """Where a restore's time goes, and what remains of it without the HNSW index."""
+    store, snapshot = world.snapshot("zstd")
+    dump = world.custom_dump()
+    ours, bare, peer = "in process", "in process, no HNSW", "pg_restore -j2, no HNSW"
+    with _without_vector_index(world) as (bare_store, bare_snapshot):
+        contestants = {
+            ours: _restore_inside(world, store, snapshot),
+            bare: _restore_inside(world, bare_store, bare_snapshot, without=VECTOR_INDEX),
+            peer: _restore_dump(world, dump, without=VECTOR_INDEX),
+        }
+        taken = take_turns(contestants, rounds=world.rounds or 2, say=world.say)
+    yield Line("restore-steps", "all-user restore, called from Python", "s", spread(taken[ours]), details=_steps(taken[ours]))
+    yield versus("restore-steps", "— without the HNSW index", taken, bare, peer, details=_steps(taken[bare]))
+
+
+@contextmanager
+def _without_vector_index(world: World) -> Iterator[tuple[Path, str]]:
+    """A store and a snapshot of the same rows from a database that never had the index."""
+    url = world.server.createdb("bare", template="bulk")
+    try:
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute(sql.SQL("DROP INDEX public.{}").format(sql.Identifier(VECTOR_INDEX)))
+        with world.new_path("store") as store:
+            _, info = world.coldstore("snapshot", "--all", "--store", store, database=url, compression="zstd")
+            yield store, info["id"]
+    finally:
+        world.server.dropdb("bare")
+
+
+# --- users -------------------------------------------------------------------------------------------------------------------------
+
+
+def one_user(world: World) -> Iterator[Line]:
+    """One user's snapshot in a process that runs already, beside the three queries without anything around them."""
+    for database, uids in _both_databases(world):
+        note = f"Each of {len(uids)} users once." + ("" if database == "bulk" else f" The readable data of {DEMO_USERS} users.")
+        taken = _one_by_one(world, database, uids)
+        details = {"p95": sorted(s.value for s in taken["ours"])[int(len(taken["ours"]) * 0.95)]}
+        yield Line(
+            "one-user",
+            f"one user's snapshot, {database} data",
+            "ms",
+            spread(taken["ours"]),
+            "the three queries",
+            spread(taken["queries"]),
+            ratios(taken["ours"], taken["queries"]),
+            on="ours",
+            limit=10.0,
+            note=note,
+            details=details,
+        )
+
+
+def _both_databases(world: World) -> Iterator[tuple[str, list[str]]]:
+    with psycopg.connect(world.url()) as conn:
+        found = conn.execute("SELECT uid FROM public.daily_memories GROUP BY uid ORDER BY md5(uid) LIMIT %s", (_USERS,)).fetchall()
+    yield "bulk", [uid for (uid,) in found]
+    yield "demo", [p.uid for p in people(DEMO_USERS)]
+
+
+def _one_by_one(world: World, database: str, uids: list[str]) -> dict[str, list[Sample]]:
+    """For each user ours and the bare queries, in turns. Milliseconds."""
+    taken: dict[str, list[Sample]] = {"ours": [], "queries": []}
+    conn = world.connect(database)
+    with world.new_path("store") as store, world.library(store, database=world.url(database)) as cold:
+        contestants: list[tuple[str, Callable[[str], object]]] = [
+            ("ours", lambda uid: cold.snapshot(uid=uid)),
+            ("queries", lambda uid: _queries(conn, uid)),
+        ]
+        for uid in uids[:20]:  # plans, catalog and allocator are warm afterwards
+            for _, once in contestants:
+                once(uid)
+        for uid in uids:
+            contestants.reverse()
+            for name, once in contestants:
+                started = time.perf_counter()
+                once(uid)
+                taken[name].append(Sample((time.perf_counter() - started) * 1000))
+    conn.close()
+    world.say(f"    {database}: {spread(taken['ours']).middle:.2f} ms, queries {spread(taken['queries']).middle:.2f} ms")
+    return taken
+
+
+def _queries(conn: psycopg.Connection[Any], uid: str) -> int:
+    size = 0
+    for table in TABLES:
+        query = sql.SQL("COPY (SELECT row_to_json(t) FROM public.{} AS t WHERE uid = {}) TO STDOUT").format(
+            sql.Identifier(table), sql.Literal(uid)
+        )
+        with conn.cursor() as cursor, cursor.copy(query) as copy:
+            for row in copy:
+                size += len(row)
+    return size
+
+
+def each_user(world: World) -> Iterator[Line]:
+    """A document for each user, all of one moment; users per second of the whole command."""
+    for database, rounds in (("bulk", 3), ("demo", 5)):
+        with psycopg.connect(world.url(database)) as conn:
+            query = sql.SQL(" UNION ").join(sql.SQL("SELECT uid FROM public.{}").format(sql.Identifier(table)) for table in TABLES)
+            users = len(conn.execute(query).fetchall())
+        contestants = {"command": _each_user(world, database, users), "in process": _each_user_inside(world, database, users)}
+        taken = take_turns(contestants, rounds=world.rounds or rounds, say=world.say)
+        what = f"--each-user, {users:,} users of the {database} data"
+        yield Line("each-user", what, "users/s", spread(taken["command"]), on="ours", limit=300.0, at_least=True)
+        yield Line("each-user", "— called from Python", "users/s", spread(taken["in process"]))
+        if database == "bulk":
+            yield _memory("each-user", "peak memory, --each-user", taken["command"])
+
+
+def _each_user(world: World, database: str, users: int) -> Callable[[], Sample]:
+    def once() -> Sample:
+        with world.new_path("store") as store:
+            sample, found = world.coldstore("snapshot", "--each-user", "--store", store, database=world.url(database))
+            if len(found) != users:
+                raise RuntimeError(f"{len(found)} documents of {users} users")
+            return Sample(users / sample.value, sample.peak, sample.cpu)
+
+    return once
+
+
+def _each_user_inside(world: World, database: str, users: int) -> Callable[[], Sample]:
+    def once() -> Sample:
+        with world.new_path("store") as store, world.library(store, database=world.url(database)) as cold:
+            started = time.perf_counter()
+            for _ in cold.snapshot_each_user():
+                pass
+            return Sample(users / (time.perf_counter() - started))
+
+    return once
+
+
+# --- S3 ----------------------------------------------------------------------------------------------------------------------------
+
+
+def upload(world: World) -> Iterator[Line]:
+    """A finished document to S3 over a link of 30 ms and 40 MB/s a connection, beside s3fs as it comes; and a whole snapshot."""
+    import s3fs
+
+    from tests.servers import shaped_link, weed_server
+
+    document = _document(world)
+    size = document.stat().st_size
+    with weed_server() as server, shaped_link(server.endpoint_url, latency_ms=30, bytes_per_second=40e6) as link:
+        given = server.arguments(endpoint_url=link)
+        keys = given["options"]
+
+        def sent(key: str, send: Callable[[], None]) -> Sample:
+            """Megabytes per second, once the object is there whole."""
+            started = time.perf_counter()
+            send()
+            seconds = time.perf_counter() - started
+            found = server.client().head_object(Bucket=server.bucket, Key=key)["ContentLength"]
+            if found != size:
+                raise RuntimeError(f"{found} of {size} bytes arrived")
+            server.client().delete_object(Bucket=server.bucket, Key=key)
+            return Sample(size / 1e6 / seconds)
+
+        def ours() -> Sample:
+            name = world.path("document").name
+            store = open_store(server.url("ours"), **given)
+            try:
+                return sent(f"ours/{name}", lambda: _through_store(store, name, document))
+            finally:
+                store.close()
+
+        def peer() -> Sample:
+            name = world.path("document").name
+            system = s3fs.S3FileSystem(key=keys["key"], secret=keys["secret"], endpoint_url=link, skip_instance_cache=True)
+            return sent(f"peer/{name}", lambda: _through_s3fs(system, f"{server.bucket}/peer/{name}", document))
+
+        def whole() -> Sample:
+            settings = {"region": given["region"], "endpoint_url": link, "options": keys}
+            with world.library(server.url(), **settings) as cold:
+                started = time.perf_counter()
+                info = cold.snapshot()
+                return Sample(info.stored_bytes / 1e6 / (time.perf_counter() - started))
+
+        taken = take_turns({"Store.create": ours, "s3fs open().write": peer}, rounds=world.rounds or 3, say=world.say)
+        more = take_turns({"snapshot --all": whole}, rounds=world.rounds or 2, say=world.say)
+    yield Line(
+        "upload",
+        f"upload of one document of {size / 1e6:.0f} MB to S3",
+        "MB/s",
+        spread(taken["Store.create"]),
+        "s3fs open().write",
+        spread(taken["s3fs open().write"]),
+        ratios(taken["Store.create"], taken["s3fs open().write"]),
+        on="ours",
+        limit=60.0,
+        at_least=True,
+        note="Over a link of 30 ms and 40 MB/s a connection.",
+    )
+    yield Line("upload", "— a whole all-user snapshot to that store", "MB/s", spread(more["snapshot --all"]), note="Plain JSON.")
+
+
+def _document(world: World) -> Path:
+    """The plain all-user document, or the first 500 MB of a larger one."""
+    store, _ = world.snapshot("none")
+    (document,) = store.glob("snapshots/*/memory-all-*[0-9].json")
+    if document.stat().st_size <= _UPLOAD:
+        return document
+    part = world.path("document")
+    with document.open("rb") as source, part.open("wb") as out:
+        for _ in range(0, _UPLOAD, _PIECE):
+            out.write(source.read(_PIECE))
+    return part
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def _through_store(store: Store, key: str, document: Path) -> None:
+    with store.create(key) as out:
+        for piece in _pieces(document):
+            out.write(piece)
+
+
+def _through_s3fs(system: Any, path: str, document: Path) -> None:
+    with system.open(path, "wb") as out:
+        for piece in _pieces(document):
+            out.write(piece)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------------------
+
+
+def reading(world: World) -> Iterator[Line]:
+    """What an auditor waits for: every byte checked, and a list of a thousand snapshots."""
+    for codec in ("none", "zstd"):
+        store, _ = world.snapshot(codec)
+
+        def verify(store: Path = store) -> Sample:
+            sample, found = world.coldstore("verify", "--all", "--deep", "--store", store)
+            size = sum(v["bytes"] for v in found["results"])
+            return Sample(size / 1e6 / sample.value, sample.peak, sample.cpu)
+
+        taken = take_turns({"coldstore verify --deep": verify}, rounds=world.rounds or 3, say=world.say)
+        what = f"verify --deep, {'plain JSON' if codec == 'none' else codec}"
+        yield Line("reading", what, "MB/s", spread(taken["coldstore verify --deep"]), note="Plain bytes a second.")
+    with world.new_path("listed") as store:
+        with world.library(store, database=world.url("demo")) as cold:
+            for _ in range(_LISTED // DEMO_USERS):
+                for _ in cold.snapshot_each_user():
+                    pass
+
+        def listing() -> Sample:
+            sample, found = world.coldstore("list", "--store", store)
+            if len(found) != _LISTED:
+                raise RuntimeError(f"listed {len(found)} snapshots")
+            return sample
+
+        taken = take_turns({"coldstore list": listing}, rounds=world.rounds or 5, say=world.say)
+        yield Line("reading", f"list of {_LISTED:,} snapshots", "s", spread(taken["coldstore list"]))
+
+
+# --- ten times as much -------------------------------------------------------------------------------------------------------------
+
+
+def large_export(world: World) -> Iterator[Line]:
+    """Ten times as much memory, out: the same time for a byte, and no more memory for the process."""
+    for codec, what, peer, dump in (
+        ("none", "plain JSON", "pg_dump -f", _dump(world)),
+        ("zstd", "zstd 1", f"pg_dump | {world.zstd_name}", _dump_into_zstd(world)),
+    ):
+        contestants = {"large": _export(world, codec), peer: dump, "small": _export(world, codec, database="small")}
+        taken = take_turns(contestants, rounds=world.rounds or 3, say=world.say)
+        yield versus("large-export", f"all-user export, {what}", taken, "large", peer, limit=1.0, details=_rates(taken, "large", peer))
+        yield from _memories("large-export", f"export, {what}", taken)
+
+
+def large_restore(world: World) -> Iterator[Line]:
+    """Ten times as much memory, back. No HNSW index on either side: it would take longer than everything else."""
+    peer = "pg_restore -j2"
+    # The dump is for restoring from; made with gzip, as it comes, it alone would take minutes.
+    dump = world.custom_dump("-Z", "zstd:1")
+    contestants = {
+        "large": _restore(world, "zstd"),
+        peer: _restore_dump(world, dump),
+        "small": _restore(world, "zstd", database="small"),
+    }
+    taken = take_turns(contestants, rounds=world.rounds or 2, say=world.say)
+    yield versus("large-restore", "all-user restore, fresh database", taken, "large", peer, limit=1.1, note="Without the HNSW index.")
+    yield from _memories("large-restore", "restore from zstd", taken)
+
+
+def _memories(case: str, what: str, taken: Mapping[str, list[Sample]]) -> Iterator[Line]:
+    """Of the large data, in itself and beside that of the usual size."""
+
+    def peak(sample: Sample) -> float:
+        return sample.peak / 1e6
+
+    yield _memory(case, f"peak memory, {what}", taken["large"])
+    large, small = taken["large"], taken["small"]
+    yield Line(
+        case,
+        f"peak memory, {what}, ten times the data",
+        "MB",
+        spread(large, by=peak),
+        "itself with 500 MB",
+        spread(small, by=peak),
+        ratios(large, small, by=peak),
+        on="ratio",
+        limit=1.1,
+    )
+
+
+Case = Callable[[World], Iterator[Line]]
+
+#: name → case, in the order of a whole run.
+CASES: dict[str, Case] = {
+    "export-plain": export_plain,
+    "export-zstd": export_zstd,
+    "restore": restore,
+    "restore-steps": restore_steps,
+    "one-user": one_user,
+    "each-user": each_user,
+    "upload": upload,
+    "reading": reading,
+}
+#: The same for `--large`.
+LARGE_CASES: dict[str, Case] = {"large-export": large_export, "large-restore": large_restore}
