@@ -161,7 +161,7 @@ def point_latest(store: Store, manifest: model.Manifest) -> None:
     key = layout.latest_key(scope_of(manifest))
     try:
         there = msgspec.json.decode(store.read(key))["snapshotAt"]
-    except (ObjectMissing, msgspec.DecodeError, KeyError, TypeError):
+    except (ObjectMissing, msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):  # a pointer that is no pointer is made anew
         there = ""
     if not isinstance(there, str) or there <= manifest.snapshot_at:
         store.replace(key, _pointer(manifest))

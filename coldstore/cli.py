@@ -404,25 +404,22 @@ _USUAL_HINTS: dict[type[ColdStoreError], str] = {
 }
 
 
-class _Signalled(KeyboardInterrupt):
-    """A signal to end, made to unwind like Ctrl-C so that nothing half-written stays."""
-
-    def __init__(self, number: int = signal.SIGINT) -> None:
-        self.number = number
+_SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+_received: list[signal.Signals] = []
 
 
 class Interrupted(ColdStoreError):
-    """How the end by a signal is reported; the exit code is 128 + the signal's number."""
+    """How the end by a signal is reported. The exit code is 128 + the signal's number, as a shell has it."""
 
-    def __init__(self, cause: KeyboardInterrupt) -> None:
-        number = cause.number if isinstance(cause, _Signalled) else signal.SIGINT
+    def __init__(self, number: signal.Signals) -> None:
         self.exit_code = 128 + number
-        what = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}.get(signal.Signals(number), "hung up")
-        super().__init__(f"{what}; nothing half-done was published", hint="Run it again.")
+        super().__init__(f"{_SIGNALS[number]}; nothing half-done was published", hint="Run it again.")
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Signalled(number)
+    """Any signal to end unwinds like Ctrl-C, so that nothing half-written stays; psycopg cancels what the server is doing."""
+    _received.append(signal.Signals(number))
+    raise KeyboardInterrupt
 
 
 def _report(error: ColdStoreError) -> None:
@@ -460,7 +457,7 @@ def _translated(exc: BaseException) -> ColdStoreError:
         case ColdStoreError():
             return exc
         case KeyboardInterrupt():
-            return Interrupted(exc)
+            return Interrupted(_received[0] if _received else signal.SIGINT)
         case MemoryError():
             return ColdStoreError("out of memory", hint="Lower `readers` or `frame_mb`.")
         case UnicodeEncodeError():
@@ -479,23 +476,31 @@ def _abandon_output() -> None:
 
 def main() -> NoReturn:
     """The console script."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _stop)
+    if sys.stdout is None:  # started with it closed; the first file opened now takes its place
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no → is no reason to fail
 
     def run() -> int:
         try:
-            return int(app(sys.argv[1:] or ["--help"], prog_name="coldstore", standalone_mode=False) or 0)
-        except typer.Abort:
-            raise KeyboardInterrupt from None
+            code = int(app(sys.argv[1:] or ["--help"], prog_name="coldstore", standalone_mode=False) or 0)
+        except SystemExit:  # Click's answer to a broken pipe
+            raise BrokenPipeError from None
         except _usage_error() as exc:
             context = getattr(exc, "ctx", None)
             command = context.command_path if context else "coldstore"
             raise ConfigError(exc.format_message(), hint=f"See `{command} --help`.") from None
+        if _received:  # Typer makes an exit code of the exception
+            raise Interrupted(_received[0])
+        return code
 
-    sys.exit(_guarded(run))
+    code = _guarded(run)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # it is over: whoever is impatient now shall not see Python die
+    sys.exit(code)
 
 
 def _usage_error() -> type[Any]:

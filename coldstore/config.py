@@ -117,7 +117,7 @@ class Settings(BaseSettings):
             return f"{scheme}://{self.bucket}/{self.prefix.strip('/')}".rstrip("/")
         if self.bucket and self.backend is None:
             raise ConfigError("a bucket is set, but not where it is", hint="Set COLD_STORE_BACKEND to s3 or gcs.")
-        return str(Path(self.path or self.bucket or DEFAULT_PATH) / self.prefix)
+        return str(Path(self.path or self.bucket or DEFAULT_PATH) / self.prefix.strip("/"))
 
     def all_tiers(self) -> tuple[Tier, ...]:
         """The built-in tiers with the file's merged over them, the new ones after."""

@@ -9,6 +9,7 @@ thread that needs the rows. `restore`, `verify --deep` and `cat` read through he
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
-from coldstore.codec.compress import Codec, codec_of, decode_stream
+from coldstore.codec.compress import SUFFIXES, Codec, codec_of, decode_stream
 from coldstore.codec.pipeline import decode
 from coldstore.document import foreign, model
 from coldstore.document.reader import frame_rows, lines, matching_rows, read_header, read_rows
 from coldstore.document.values import splitter
-from coldstore.errors import CorruptDocument, NotFound, ObjectMissing, TruncatedDocument
+from coldstore.errors import CorruptDocument, NotFound, ObjectMissing, TruncatedDocument, UnsupportedFormat
 from coldstore.tiers import EVERYBODY, Scope
 
 _READ = 1 << 20
@@ -97,7 +98,7 @@ class Owner:
             raise CorruptDocument(f"a row of {array} is not JSON: {exc}") from exc
         if isinstance(found, str):
             return self.value == (found.rstrip(" ") if array in self._blank_padded else found)
-        return raw == self.value.encode()
+        return found is not None and raw == self.value.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,16 @@ class StoredDocument:
                 key=self.manifest.document,
                 hint="Use another snapshot.",
             ) from exc
-        return decode(stored, frame, Codec(self.manifest.codec), key=self.manifest.document)  # type: ignore[arg-type]
+        return decode(stored, frame, self._codec(), key=self.manifest.document)
+
+    def _codec(self) -> Codec:
+        if self.manifest.codec not in SUFFIXES:
+            raise UnsupportedFormat(
+                f"{self.manifest.document} is compressed with {self.manifest.codec!r}",
+                key=self.manifest.document,
+                hint="Install a newer coldstore.",
+            )
+        return Codec(self.manifest.codec)  # type: ignore[arg-type]
 
     def parts(self, wanted: Iterable[str], only: Owner | None = None) -> Generator[Part]:
         arrays = set(wanted)
@@ -194,8 +204,10 @@ class ForeignFile:
         self._open = open_chunks
         self.members: dict[str, set[str]] = {}
         skeleton: dict[str, Any] = {}
+        counted: Counter[str] = Counter()
         with closing(open_chunks()) as chunks:
             for array, row in foreign.split(chunks, skeleton=skeleton):
+                counted[array] += 1
                 try:
                     self.members.setdefault(array, set()).update(msgspec.json.decode(row, type=dict[str, msgspec.Raw]))
                 except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
@@ -203,9 +215,10 @@ class ForeignFile:
         model_format = skeleton.get("format")
         if model_format is not None:
             model.check_format(model_format, key=name)
-        self.skeleton = skeleton
+        # Arrays that hold something else than rows: nobody's business, until a tier is called like one.
+        self.not_rows = {a for a, v in skeleton.items() if isinstance(v, list) and v != [0] * counted[a]}
         for array, value in skeleton.items():
-            if isinstance(value, list) and array not in self.members:
+            if value == []:
                 self.members[array] = set()
         uid, workspace = skeleton.get("uid"), skeleton.get("workspace")
         self.scope = _scope(None if uid is None else str(uid), None if workspace is None else str(workspace))

@@ -25,7 +25,7 @@ import psycopg
 from coldstore.codec.digest import MODULUS, format_digest, row_digest
 from coldstore.document import model
 from coldstore.documents import Document, ForeignFile, Owner, Part
-from coldstore.errors import ContentMismatch, NotFound, SchemaMismatch, TableMissing
+from coldstore.errors import ColdStoreError, ContentMismatch, CorruptDocument, NotFound, SchemaMismatch, TableMissing
 from coldstore.postgres import ddl
 from coldstore.postgres.connect import Connection, connect, describe, errors_as
 from coldstore.postgres.introspect import find, inspect, resolve
@@ -165,6 +165,9 @@ def _guessed(document: Document, conn: Connection, tiers: Sequence[Tier], option
     assert isinstance(document, ForeignFile)  # noqa: S101 — every other kind of document describes its tables
     by_name = {alias: t for t in reversed(tiers) for alias in (t.table, t.name, t.array)}
     found: list[model.Table] = []
+    mixed = sorted(a for a in document.not_rows if a in by_name or a in document.members)
+    if mixed:
+        raise CorruptDocument(f"the array {mixed[0]!r} of {document.name} stands there twice, or holds something else than rows")
     for array, members in document.members.items():
         tier = by_name.get(array)
         if tier is None or (options.tiers and tier.name not in options.tiers):
@@ -174,6 +177,8 @@ def _guessed(document: Document, conn: Connection, tiers: Sequence[Tier], option
                     hint="Declare the tier in coldstore.toml, or choose tiers with --tier.",
                 )
             continue
+        if any(t.tier == tier.name for t in found):
+            raise CorruptDocument(f"{document.name} has the tier {tier.name} twice, under two names", hint="Put its rows into one array.")
         oid = resolve(conn, [tier.table])[tier.table]
         if oid is None:
             raise TableMissing(
@@ -314,7 +319,9 @@ def _restore(
             advance_sequences(leader, plans, schema)
         published = True
     finally:
-        staging.drop(published=published)
+        if not staging.drop(published=published):
+            with suppress(ColdStoreError, psycopg.Error), _leader(target) as other:
+                staging.take_over(other)
     for plan in plans:
         rows = loaded[plan.source.array][0]
         report.tables.append(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from coldstore.document.model import Header, decode_header
-from coldstore.errors import CorruptDocument, TruncatedDocument
+from coldstore.errors import CorruptDocument, TruncatedDocument, UnsupportedFormat
 
 _CLOSERS = (b"]", b"],", b"]}")
 
@@ -55,6 +55,8 @@ def read_header(line: bytes, *, key: str | None = None) -> Header:
     """The header from a document's first line. Raises `CorruptDocument` or `UnsupportedFormat`."""
     try:
         return decode_header(line.removesuffix(b","))
+    except UnsupportedFormat as exc:
+        raise UnsupportedFormat(f"{key or 'the document'}: {exc}", hint=exc.hint, key=key) from exc
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise CorruptDocument(f"the header of {key or 'the document'} cannot be read: {exc}", key=key) from exc
 
@@ -63,7 +65,7 @@ def read_rows(rest: Iterator[bytes], arrays: list[str], *, key: str | None = Non
     """(array, row) for the lines after the header, checking that the document has the shape that was written and is not cut off."""
     openers = {msgspec.json.encode(name) + b":[": name for name in arrays}
     current: str | None = None
-    ended = comma = False
+    ended = comma = seen = False
     for line in rest:
         if ended:
             raise CorruptDocument(f"{key or 'the document'} goes on after its end", key=key)
@@ -71,12 +73,12 @@ def read_rows(rest: Iterator[bytes], arrays: list[str], *, key: str | None = Non
             current = openers.pop(line, None)
             if current is None:
                 raise CorruptDocument(f"{key or 'the document'} has an unexpected line {line[:40]!r}", key=key)
-            comma = True
-        elif line in _CLOSERS:
+            comma, seen = True, False
+        elif line in _CLOSERS and not (comma and seen):
             ended = line == b"]}"
             current = None
         elif line[:1] == b"{" and comma:
-            comma = line[-1:] == b","
+            comma, seen = line[-1:] == b",", True
             yield current, line[:-1] if comma else line
         else:
             raise CorruptDocument(f"{key or 'the document'} has an unexpected line {line[:40]!r}", key=key)

@@ -208,13 +208,16 @@ class RowEncoder:
             raise SchemaMismatch(f"a row does not fit the table: {exc}") from exc
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise CorruptDocument(f"a row is not JSON: {exc}") from exc
+        try:
+            return self._line(fields)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            raise CorruptDocument(f"a value is not what JSON calls text: {exc}") from exc
+
+    def _line(self, fields: Sequence[Any]) -> bytes:
         out = []
         for raw, convert in zip(fields, self._converters, strict=False):
             value = bytes(raw)
-            if value == _NULL:
-                out.append(b"")
-                continue
-            out.append(copy_field(convert(value)))
+            out.append(b"" if value == _NULL else copy_field(convert(value)))
         if self._null_position >= 0 and bytes(fields[self._null_position]) != _NULL:
             for name in _decode(bytes(fields[self._null_position]), type=list[str]):
                 if name in self._json_positions:

@@ -33,7 +33,7 @@ class TableLoader:
         self._table = relation.identifier
         self._types = {c.name: c.type for c in relation.table.columns}
         self._kinds = {c.name: "hex" if c.form == "hex" else relation.kinds[c.name] for c in stored}
-        self._ignored = [*ignored, *(c.name for c in columns if c.name not in self._kinds)]
+        self._ignored = [c.name for c in columns if c.name not in self._kinds]
         self._null_key = json_null_key
         self._server = [n for n, kind in self._kinds.items() if kind == "server"]
         self._encoder = None

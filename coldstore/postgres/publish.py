@@ -16,7 +16,7 @@ follows decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -52,6 +52,7 @@ class TablePlan:
     inserted: int = 0
     unchanged: int = 0
     skipped: int = 0
+    rewritten: int = 0  # of the updated ones, those that had to be deleted and inserted
 
     @property
     def name(self) -> sql.Identifier:
@@ -264,21 +265,24 @@ def _load_existing(conn: Connection, plans: Sequence[TablePlan], scope: Scope, m
         return
     names = _SQL(", ").join(p.name for p in plans if p.target and p.target.table.kind in {"table", "partitioned"})
     conn.execute(_SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names))
+    conn.execute("SET CONSTRAINTS ALL DEFERRED")  # those that may be; `publish` has them checked at its end
     silenced = [_silence_triggers(conn, p) for p in plans]
     ordered = _parents_first(conn, plans)
+    for plan in plans:
+        _refuse_strangers(conn, plan, scope)
     if mode.name == "fresh":
         for plan in ordered:
             refuse_rows(conn, plan, scope)
     if mode.name == "replace":
         for plan in ordered:
             _refuse_foreign_keys_of_others(conn, plan, scope)
-        _refuse_cascades(conn, ordered, scope)
+        _refuse_cascades(conn, ordered, ordered, scope, _doomed)
         for plan in reversed(ordered):
             plan.deleted = _delete(conn, plan, scope)
     for plan in ordered:
         if mode.name == "replace":
-            plan.updated = _update(conn, plan, scope)
-        plan.inserted = _merge(conn, plan, scope, mode) if mode.name == "merge" else _insert_missing(conn, plan, mode)
+            _update(conn, plan, scope, ordered)
+        plan.inserted = _merge(conn, plan, scope, mode, ordered) if mode.name == "merge" else _insert_missing(conn, plan, mode)
     if any(silenced):
         # A table with deferred foreign keys still to be checked cannot be altered.
         conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -292,7 +296,7 @@ def _parents_first(conn: Connection, plans: Sequence[TablePlan]) -> list[TablePl
     oids = [p.target.oid for p in plans if p.target]
     edges = conn.execute(
         "SELECT conrelid::bigint, confrelid::bigint FROM pg_catalog.pg_constraint"
-        " WHERE contype = 'f' AND conrelid = ANY (%s::oid[]) AND confrelid = ANY (%s::oid[]) AND conrelid <> confrelid",
+        " WHERE contype = 'f' AND NOT condeferrable AND conrelid = ANY (%s::oid[]) AND confrelid = ANY (%s::oid[]) AND conrelid <> confrelid",
         (oids, oids),
     ).fetchall()
     left = list(plans)
@@ -365,7 +369,7 @@ def _insert_missing(conn: Connection, plan: TablePlan, mode: Mode) -> int:
     missing: sql.Composable = _SQL("true")
     if mode.name == "replace" and _key(plan):
         missing = _SQL("NOT EXISTS (SELECT 1 FROM {} AS s WHERE {})").format(plan.name, _same_key(plan))
-    return conn.execute(_insert(plan, missing)).rowcount
+    return conn.execute(_insert(plan, missing)).rowcount - plan.rewritten
 
 
 def _delete(conn: Connection, plan: TablePlan, scope: Scope) -> int:
@@ -380,24 +384,49 @@ def _doomed(plan: TablePlan, scope: Scope) -> sql.Composable:
     return _SQL("{} AND NOT EXISTS (SELECT 1 FROM {} AS d WHERE {})").format(scope_rows(plan, scope), plan.staged_name, _same_key(plan))
 
 
-def _update(conn: Connection, plan: TablePlan, scope: Scope) -> int:
+def _update(conn: Connection, plan: TablePlan, scope: Scope, everything: Sequence[TablePlan]) -> None:
+    """Give rows of the scope whose key is staged the staged values. What cannot be updated is deleted, and inserted with what is missing:
+    a `GENERATED ALWAYS` identity that differs, and values of a unique column that changed places."""
+    if not _key(plan):
+        return
     always = {c.name for c in plan.target.table.columns if c.identity and c.identity.always} if plan.target else set()
-    names = [c.name for c in plan.columns if _writable(plan, c) and c.name not in _key(plan) and c.name not in always]
-    if not _key(plan) or not names:
-        return 0
-    statement = _SQL("UPDATE {} AS s SET {} FROM {} AS d WHERE {} AND {} AND {} IS DISTINCT FROM {}").format(
+    columns = [c.name for c in plan.columns if _writable(plan, c) and c.name not in _key(plan)]
+    fixed = [n for n in columns if n in always]
+    names = [n for n in columns if n not in always]
+    if fixed:
+        differs = _SQL(" OR ").join(_SQL("s.{0} IS DISTINCT FROM d.{0}").format(sql.Identifier(n)) for n in fixed)
+        _rewrite(conn, plan, scope, everything, _SQL("({})").format(differs))
+    if not names:
+        return
+    differs = _SQL("{} IS DISTINCT FROM {}").format(_row_text(plan, "s"), _row_text(plan, "d"))
+    statement = _SQL("UPDATE {} AS s SET {} FROM {} AS d WHERE {} AND {} AND {}").format(
         plan.name,
         _SQL(", ").join(_SQL("{0} = d.{0}").format(sql.Identifier(n)) for n in names),
         plan.staged_name,
         _same_key(plan),
         scope_rows(plan, scope),
-        _row_text(plan, "s"),
-        _row_text(plan, "d"),
+        differs,
     )
-    return conn.execute(statement).rowcount
+    try:
+        with conn.transaction():
+            plan.updated += conn.execute(statement).rowcount
+    except (pg.UniqueViolation, pg.ExclusionViolation):
+        _rewrite(conn, plan, scope, everything, differs)
 
 
-def _merge(conn: Connection, plan: TablePlan, scope: Scope, mode: Mode) -> int:
+def _rewrite(conn: Connection, plan: TablePlan, scope: Scope, everything: Sequence[TablePlan], differs: sql.Composable) -> None:
+    def doomed(plan: TablePlan, scope: Scope) -> sql.Composable:
+        return _SQL("{} AND EXISTS (SELECT 1 FROM {} AS d WHERE {} AND {})").format(
+            scope_rows(plan, scope), plan.staged_name, _same_key(plan), differs
+        )
+
+    _refuse_cascades(conn, [plan], everything, scope, doomed)
+    count = conn.execute(_SQL("DELETE FROM {} AS s WHERE {}").format(plan.name, doomed(plan, scope))).rowcount
+    plan.rewritten += count
+    plan.updated += count
+
+
+def _merge(conn: Connection, plan: TablePlan, scope: Scope, mode: Mode, everything: Sequence[TablePlan]) -> int:
     """Insert what is missing. Without a key a row is there when an equal row is."""
     (total,) = conn.execute(_SQL("SELECT count(*) FROM {}").format(plan.staged_name)).fetchone() or (0,)
     if not _key(plan):
@@ -426,12 +455,12 @@ def _merge(conn: Connection, plan: TablePlan, scope: Scope, mode: Mode) -> int:
             )
     if mode.on_conflict == "update":
         _refuse_foreign_keys_of_others(conn, plan, scope)
-        plan.updated = _update(conn, plan, scope)
+        _update(conn, plan, scope, everything)
     else:
         (plan.skipped,) = conn.execute(_SQL("SELECT count(*) {}").format(different)).fetchone() or (0,)
     missing = _SQL("NOT EXISTS (SELECT 1 FROM {} AS s WHERE {})").format(plan.name, _same_key(plan))
     tail = _SQL("ON CONFLICT DO NOTHING") if mode.on_conflict == "skip" else None
-    inserted = conn.execute(_insert(plan, missing, tail)).rowcount
+    inserted = conn.execute(_insert(plan, missing, tail)).rowcount - plan.rewritten
     plan.skipped = int(total) - inserted - plan.updated - int(plan.unchanged)
     return inserted
 
@@ -456,10 +485,30 @@ def _refuse_foreign_keys_of_others(conn: Connection, plan: TablePlan, scope: Sco
         )
 
 
-def _refuse_cascades(conn: Connection, plans: Sequence[TablePlan], scope: Scope) -> None:
-    """Deleting a row must not delete or change rows that the restore is not about."""
-    by_oid = {p.target.oid: p for p in plans if p.target}
-    cursor = conn.execute(query("destructive_references"), {"oids": list(by_oid)})
+def _refuse_strangers(conn: Connection, plan: TablePlan, scope: Scope) -> None:
+    """A document that calls itself one user's must not bring somebody else's rows."""
+    if scope == EVERYBODY:
+        return
+    owned = scope_condition(msgspec.structs.replace(plan.table, where=None), scope, alias="d")
+    if owned is None:
+        return
+    if conn.execute(_SQL("SELECT 1 FROM {} AS d WHERE NOT coalesce({}, false) LIMIT 1").format(plan.staged_name, owned)).fetchone():
+        raise RestoreConflict(
+            f"the document is of {scope}, but has rows of {plan.source.table} that are not",
+            hint="Restore it into an empty database and look at it there.",
+        )
+
+
+def _refuse_cascades(
+    conn: Connection,
+    plans: Sequence[TablePlan],
+    everything: Sequence[TablePlan],
+    scope: Scope,
+    doomed: Callable[[TablePlan, Scope], sql.Composable],
+) -> None:
+    """Deleting the rows `doomed` of the tables `plans` must not delete or change rows that the restore, `everything`, is not about."""
+    by_oid = {p.target.oid: p for p in everything if p.target}
+    cursor = conn.execute(query("destructive_references"), {"oids": [p.target.oid for p in plans if p.target]})
     for name, schema, table, referenced, referencing, columns, referenced_columns in cursor.fetchall():
         plan, other = by_oid[referenced], by_oid.get(referencing)
         outside = _SQL("NOT coalesce({}, false)").format(_aliased_scope(other, scope)) if other else _SQL("true")
@@ -468,7 +517,7 @@ def _refuse_cascades(conn: Connection, plans: Sequence[TablePlan], scope: Scope)
         )
         found = conn.execute(
             _SQL("SELECT 1 FROM {} AS s JOIN {} AS o ON {} WHERE {} AND {} LIMIT 1").format(
-                plan.name, sql.Identifier(schema, table), link, _doomed(plan, scope), outside
+                plan.name, sql.Identifier(schema, table), link, doomed(plan, scope), outside
             )
         ).fetchone()
         if found:

@@ -9,8 +9,8 @@ comment in the same transaction, so an interrupted restore can be undone by whoe
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import msgspec
 import psycopg
@@ -24,6 +24,7 @@ from coldstore.postgres.introspect import Relation, find, inspect
 from coldstore.tiers import Tier
 
 _PREFIX = "coldstore_restore_"
+_PATIENCE = "15s"  # for the server to end a process whose connection broke
 
 
 class Staging:
@@ -50,7 +51,7 @@ class Staging:
         conn = self._conn
         with errors_as("stage"):
             conn.execute("SELECT pg_advisory_lock(%s)", (_lock_number(self.token),))
-            with conn.transaction():
+            with self._all_or_nothing():
                 for number, original in enumerate(sorted(set(schemas))):
                     self._schemas[original] = f"{_PREFIX}{self.token}_{number}"
                     conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(self._schemas[original])))
@@ -60,15 +61,34 @@ class Staging:
                     self._make_types(schema.types)
                 self._write_undo()
 
-    def drop(self, *, published: bool) -> None:
-        """Take the staging schemas away; unless `published`, also what was made in a final place. Never raises: `sweep` comes again."""
+    def drop(self, *, published: bool) -> bool:
+        """Take the staging schemas away; unless `published`, also what was made in a final place. Never raises: where the connection is
+        gone it returns False, and another may `take_over`; if none does, the next restore sweeps."""
         with suppress(ColdStoreError, psycopg.Error):
             if self._conn.closed:
-                return
+                return False
             with suppress(psycopg.Error):
                 self._conn.execute("ROLLBACK")
             _remove(self._conn, list(self._schemas.values()), [] if published else self._undo)
             self._conn.execute("SELECT pg_advisory_unlock(%s)", (_lock_number(self.token),))
+            return True
+        return False
+
+    def take_over(self, conn: Connection) -> None:
+        """`drop` on another connection, once the server has noticed that ours is dead. It may have died while it published: what is in
+        use by then stays."""
+        conn.execute("SELECT set_config('lock_timeout', %s, false)", (_PATIENCE,))
+        conn.execute("SELECT pg_advisory_lock(%s)", (_lock_number(self.token),))
+        _remove(conn, list(self._schemas.values()), self._undo)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        try:
+            with self._conn.transaction():
+                yield
+        except BaseException:
+            self._schemas, self._undo, self.created_types = {}, [], []
+            raise
 
     # --- what columns need -----------------------------------------------------------------------------------------------------
 

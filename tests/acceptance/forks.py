@@ -52,7 +52,7 @@ class Fork:
             ready = select.select(list(waiting), [], [], max(0, deadline - time.monotonic()))[0]
             if not ready:
                 os.killpg(self.pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired("coldstore", timeout, b"".join(sum(found.values(), [])))
+                raise subprocess.TimeoutExpired("coldstore", timeout, b"".join(b"".join(pieces) for pieces in found.values()))
             for read in ready:
                 if data := os.read(read, 1 << 16):
                     found[read].append(data)
@@ -93,7 +93,7 @@ def _serve(address: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address + ".new")
     listener.listen(64)
-    os.rename(address + ".new", address)
+    Path(address + ".new").rename(address)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -126,8 +126,8 @@ def _become(wanted: dict, outputs: list[int]) -> None:
         os.dup2(here, there)
         os.close(here)
     # New ones: the old know that they were files, or a terminal.
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     os.chdir(wanted["cwd"])
     os.environ.clear()
     os.environ.update(wanted["env"])

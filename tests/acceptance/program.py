@@ -78,11 +78,20 @@ class Program:
         home = self.folder.parent / "home"
         home.mkdir(exist_ok=True)
         secrets = {"COLD_STORE_API_KEY": SECRETS["api"], "AWS_ACCESS_KEY_ID": SECRETS["id"], "AWS_SECRET_ACCESS_KEY": SECRETS["aws"]}
-        base: dict[str, str | None] = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "AWS_EC2_METADATA_DISABLED": "true"}
+        base: dict[str, str | None] = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "LANG": "C.UTF-8",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
         return {k: v for k, v in {**base, **secrets, **self.env, **(more or {})}.items() if v is not None}
 
     def start(
-        self, *arguments: str | Path, env: Mapping[str, str | None] | None = None, before: Callable[[], None] | None = None, **options: Any
+        self,
+        *arguments: str | bytes | Path,
+        env: Mapping[str, str | None] | None = None,
+        before: Callable[[], None] | None = None,
+        **options: Any,
     ) -> Process:
         """The program under way, in a process group of its own. `before` runs between fork and exec."""
         if self.forks and not options and not before:
@@ -94,16 +103,16 @@ class Program:
                 before()
 
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.folder, **options}
-        command = [*self.command, *map(str, arguments)]
-        return subprocess.Popen(command, env=self.environment(env), start_new_session=True, preexec_fn=prepare, **options)
+        command = [*self.command, *(a if isinstance(a, bytes) else str(a) for a in arguments)]
+        return subprocess.Popen(command, env=self.environment(env), start_new_session=True, preexec_fn=prepare, **options)  # noqa: PLW1509
 
-    def __call__(self, *arguments: str | Path, code: int | None = 0, **options: Any) -> Result:
+    def __call__(self, *arguments: str | bytes | Path, code: int | None = 0, **options: Any) -> Result:
         result = ended(self.start(*arguments, **options))
         if code is not None:
             assert result.code == code, (arguments, result)
         return result
 
-    def refused(self, *arguments: str | Path, code: int, error: str, hint: bool = True, **options: Any) -> dict[str, Any]:
+    def refused(self, *arguments: str | bytes | Path, code: int, error: str, hint: bool = True, **options: Any) -> dict[str, Any]:
         """The program says no twice, to a person and to a program: one sentence with a hint, or one JSON object; nothing on stdout."""
         for_people = self.start(*arguments, **options)
         told = ended(for_people) if arguments[0] == "restore" else None  # two into one target would be a race of their own

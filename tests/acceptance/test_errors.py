@@ -284,7 +284,11 @@ DAMAGE = {
     "a bit": (lambda s: flip(s.document), "CorruptDocument", "damaged between byte"),
     "the end": (lambda s: cut(s.document), "TruncatedDocument", "ends at"),
     "all": (lambda s: s.document.unlink(), "CorruptDocument", "missing"),
-    "the manifest": (lambda s: s.manifest.write_bytes(s.manifest.read_bytes().replace(b'"rows":6', b'"rows":7')), "CorruptManifest", "checksum"),
+    "the manifest": (
+        lambda s: s.manifest.write_bytes(s.manifest.read_bytes().replace(b'"rows":6', b'"rows":7')),
+        "CorruptManifest",
+        "checksum",
+    ),
     "half the manifest": (lambda s: cut(s.manifest), "CorruptManifest", "readable"),
     "the format": (lambda s: edit(s.manifest, format="coldstore/2"), "UnsupportedFormat", "coldstore/2"),
 }

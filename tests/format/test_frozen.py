@@ -34,22 +34,30 @@ PLAIN, GZIP, ZSTD = "memory-all-1795251154438", "memory-all-1795251154473", "mem
 FILES = {PLAIN: f"{PLAIN}.json", GZIP: f"{GZIP}.json.gz", ZSTD: f"{ZSTD}.json.zst"}
 
 ALICE = [
-    (rb"""{"id":100,"uid":"alice","date":"2026-02-24","entries":[{"weight": 0.10, "content": "tea, \"green\""}],"""
-    rb""""raw":{ "b" : 1,   "a" : [1.0, 1e2] },"summary":"line\nbreak\ttab \\ slash / \"quote\"","weight":1234567890.12345678901234567890,"""
-    rb""""tags":["plain","with space","NULL",null,"","quo\"te","back\\slash","{brace}","a,b"],"matrix":[[1,2],[3,4]],"""
-    rb""""attachment":"\\x00ff5c22","created_at":"2026-02-24T23:59:59.999999+00:00"}"""),
-    (rb"""{"id":110,"uid":"alice","date":"2026-02-25","entries":null,"raw":null,"summary":"","weight":"NaN","tags":[],"""
-    rb""""matrix":"[0:1]={7,8}","attachment":"\\x","created_at":"infinity","~jsonNull":["entries","raw"]}"""),
-    (rb"""{"id":120,"uid":"alice","date":"infinity","entries":null,"raw":null,"summary":null,"weight":null,"tags":null,"matrix":null,"""
-    rb""""attachment":null,"created_at":"-infinity"}"""),
+    (
+        rb"""{"id":100,"uid":"alice","date":"2026-02-24","entries":[{"weight": 0.10, "content": "tea, \"green\""}],"""
+        rb""""raw":{ "b" : 1,   "a" : [1.0, 1e2] },"summary":"line\nbreak\ttab \\ slash / \"quote\"","weight":1234567890.12345678901234567890,"""
+        rb""""tags":["plain","with space","NULL",null,"","quo\"te","back\\slash","{brace}","a,b"],"matrix":[[1,2],[3,4]],"""
+        rb""""attachment":"\\x00ff5c22","created_at":"2026-02-24T23:59:59.999999+00:00"}"""
+    ),
+    (
+        rb"""{"id":110,"uid":"alice","date":"2026-02-25","entries":null,"raw":null,"summary":"","weight":"NaN","tags":[],"""
+        rb""""matrix":"[0:1]={7,8}","attachment":"\\x","created_at":"infinity","~jsonNull":["entries","raw"]}"""
+    ),
+    (
+        rb"""{"id":120,"uid":"alice","date":"infinity","entries":null,"raw":null,"summary":null,"weight":null,"tags":null,"matrix":null,"""
+        rb""""attachment":null,"created_at":"-infinity"}"""
+    ),
 ]
 OTHERS = [
     rb"""{"id":130,"uid":"bob","date":"0044-03-15 BC","entries":{"alice": 12345678901234567890.123456789},"raw":"alice","""
     + '"summary":"é 😀 \u2028 \\u0001\\u0002\x7f",'.encode()
     + rb""""weight":-0.00000000000000000001,"tags":["alice"],"matrix":[null,-1],"attachment":"\\x616c696365","""
     rb""""created_at":"2026-02-26T02:00:00+00:00"}""",
-    (rb"""{"id":140,"uid":"Alice","date":"2026-02-24","entries":"a string","raw":[],"summary":"Not alice","""
-    rb""""weight":0.00000000000000000000,"tags":null,"matrix":null,"attachment":null,"created_at":"2026-02-26T02:00:00+00:00"}"""),
+    (
+        rb"""{"id":140,"uid":"Alice","date":"2026-02-24","entries":"a string","raw":[],"summary":"Not alice","""
+        rb""""weight":0.00000000000000000000,"tags":null,"matrix":null,"attachment":null,"created_at":"2026-02-26T02:00:00+00:00"}"""
+    ),
 ]
 
 
@@ -73,13 +81,17 @@ BOBS = (
     b'"embedding":null,"life":null,"numbers":null,"letters":7}'
 )
 PROCEDURES = [
-    (rb"""{"id":"00000000-0000-4000-8000-000000000001","serial":1,"uid":"bob","kind":"rule","body":{},"we\"ird":"x","small":-32768,"""
-    rb""""big":9223372036854775807,"active":true,"every":"1 year -2 days +03:04:05.678","at":"24:00:00","seen":"2026-02-26T02:00:00.5","""
-    rb""""address":"2001:db8::1/64","bits":"10110","fixed":"ab   ","spot":"(1.5,-2)","""
-    rb""""steps":"{\"{\\\"a\\\": null}\",\"null\",NULL}","scores":["NaN","Infinity",-0,0.1]}"""),
-    (rb"""{"id":"00000000-0000-4000-8000-000000000002","serial":2,"uid":null,"kind":null,"body":null,"we\"ird":null,"small":null,"""
-    rb""""big":null,"active":false,"every":null,"at":null,"seen":null,"address":null,"bits":null,"fixed":null,"spot":null,"""
-    rb""""steps":null,"scores":null,"~jsonNull":["body"]}"""),
+    (
+        rb"""{"id":"00000000-0000-4000-8000-000000000001","serial":1,"uid":"bob","kind":"rule","body":{},"we\"ird":"x","small":-32768,"""
+        rb""""big":9223372036854775807,"active":true,"every":"1 year -2 days +03:04:05.678","at":"24:00:00","seen":"2026-02-26T02:00:00.5","""
+        rb""""address":"2001:db8::1/64","bits":"10110","fixed":"ab   ","spot":"(1.5,-2)","""
+        rb""""steps":"{\"{\\\"a\\\": null}\",\"null\",NULL}","scores":["NaN","Infinity",-0,0.1]}"""
+    ),
+    (
+        rb"""{"id":"00000000-0000-4000-8000-000000000002","serial":2,"uid":null,"kind":null,"body":null,"we\"ird":null,"small":null,"""
+        rb""""big":null,"active":false,"every":null,"at":null,"seen":null,"address":null,"bits":null,"fixed":null,"spot":null,"""
+        rb""""steps":null,"scores":null,"~jsonNull":["body"]}"""
+    ),
 ]
 AS_TEXT = graph("[1,-2.5,0.33333334,1e-30]", "[0,-0,3.4028235e+38,1.1754944e-38]")
 AS_HEX = graph("000400003f800000c02000003eaaaaab0da24260", "0004000000000000800000007f7fffff00800000")

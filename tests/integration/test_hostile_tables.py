@@ -7,7 +7,20 @@ import pytest
 from coldstore.errors import ConfigError, NotFound, SchemaMismatch, TableMissing
 from coldstore.storage.open import open_store
 from coldstore.tiers import Scope
-from tests.integration.helpers import Notes, ask, bring_back, contents, rows_of, run, sequences, structure, table_text, take, take_each_user, tier
+from tests.integration.helpers import (
+    Notes,
+    ask,
+    bring_back,
+    contents,
+    rows_of,
+    run,
+    sequences,
+    structure,
+    table_text,
+    take,
+    take_each_user,
+    tier,
+)
 
 
 @pytest.fixture
@@ -128,9 +141,9 @@ def test_zero_rows_zero_columns_and_exclusions(move):
     assert ask(target, "SELECT count(*) FROM bare") == [(3,)]
     assert table_text(target, "public.stripped") == table_text(source, "public.stripped", columns=["id", "kept"])
     assert ask(target, "SELECT indexname FROM pg_indexes WHERE tablename = 'stripped' ORDER BY 1") == [("on_kept",), ("stripped_pkey",)]
-    assert ("public", "stripped", "-", "short", "CHECK ((length(kept) < 9))", True) in [tuple(c) for c in structure(target)["constraints"]] or ask(
-        target, "SELECT conname FROM pg_constraint WHERE conname = 'short'"
-    ) == [("short",)]
+    assert ("public", "stripped", "-", "short", "CHECK ((length(kept) < 9))", True) in [
+        tuple(c) for c in structure(target)["constraints"]
+    ] or ask(target, "SELECT conname FROM pg_constraint WHERE conname = 'short'") == [("short",)]
 
 
 def test_excluding_a_column_that_is_not_there(move):
@@ -291,7 +304,10 @@ def test_owners_of_every_type(make_database, store, type_name, uids, nobody):
         "CREATE TYPE who AS ENUM ('a b', 'it''s', 'x')",
         "CREATE DOMAIN person AS text CHECK (VALUE <> '')",
         f"CREATE TABLE t (id int, owner {type_name})",
-        *(f"INSERT INTO t VALUES ({n}, '{uid.replace(chr(39), chr(39) * 2)}'), ({n + 100}, '{uid.replace(chr(39), chr(39) * 2)}')" for n, uid in enumerate(uids)),
+        *(
+            f"INSERT INTO t VALUES ({n}, '{uid.replace(chr(39), chr(39) * 2)}'), ({n + 100}, '{uid.replace(chr(39), chr(39) * 2)}')"
+            for n, uid in enumerate(uids)
+        ),
     )
     tiers = [tier("t", uid="owner")]
     whole = take(source, store, tiers)
@@ -330,7 +346,7 @@ def test_an_extension_that_lives_elsewhere_in_the_target(move, home, away):
         [tier("t")],
         f'CREATE SCHEMA IF NOT EXISTS "{home}"',
         f'CREATE EXTENSION vector SCHEMA "{home}"',
-        f'SET search_path = public, "{home}"; CREATE TABLE t (id int PRIMARY KEY, v vector(3) DEFAULT \'[0,0,0]\', h halfvec(2)[], w vector,'
+        f"SET search_path = public, \"{home}\"; CREATE TABLE t (id int PRIMARY KEY, v vector(3) DEFAULT '[0,0,0]', h halfvec(2)[], w vector,"
         " n real GENERATED ALWAYS AS (vector_norm(v)) STORED, CHECK ((v <-> '[1,1,1]') < 1000));"
         "CREATE INDEX ON t USING hnsw (v vector_cosine_ops); CREATE INDEX ON t ((v::halfvec(3)));"
         "INSERT INTO t VALUES (1, '[1,2,3]', ARRAY['[1,2]', NULL]::halfvec(2)[], '[5]'), (2, DEFAULT, NULL, NULL)",
@@ -364,11 +380,11 @@ def test_types_made_of_types(move):
         "CREATE DOMAIN types.email AS text COLLATE \"C\" NOT NULL DEFAULT 'x@y' CONSTRAINT at CHECK (VALUE LIKE '%@%')",
         "CREATE DOMAIN types.strict AS types.email CHECK (length(VALUE) < 50)",
         "CREATE TYPE types.inner AS (l types.level, e types.strict[], n numeric(5,2))",
-        "CREATE TYPE types.outer AS (i types.inner, \"many Ins\" types.inner[], j jsonb)",
+        'CREATE TYPE types.outer AS (i types.inner, "many Ins" types.inner[], j jsonb)',
         "CREATE DOMAIN types.outers AS types.outer[]",
         'CREATE TYPE types.span AS RANGE (SUBTYPE = text, COLLATION = "C", MULTIRANGE_TYPE_NAME = types."Many Spans")',
         "CREATE TYPE types.timespan AS RANGE (SUBTYPE = time)",
-        "CREATE TABLE t (id int, o types.outers, s types.span, ms types.\"Many Spans\", ts types.timespan, e types.strict, i types.inner)",
+        'CREATE TABLE t (id int, o types.outers, s types.span, ms types."Many Spans", ts types.timespan, e types.strict, i types.inner)',
         "INSERT INTO t VALUES (1, ARRAY[ROW(ROW('High One', ARRAY['a@b'], 1.50), ARRAY[ROW('low', NULL, NULL)]::types.inner[], 'null'), NULL]::types.outer[],"
         " types.span('B', 'a'), types.\"Many Spans\"(types.span('B', 'a')), types.timespan('01:00', '02:00'), 'q@r', ROW(NULL, NULL, NULL)),"
         " (2, NULL, NULL, NULL, NULL, 'z@z', NULL)",
