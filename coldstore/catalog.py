@@ -23,6 +23,10 @@ from coldstore.tiers import EVERYBODY, Scope
 
 _FETCHERS = 8
 
+# msgspec works a class out when it is first decoded, and crashes the process when two threads do so at once: here there is one.
+msgspec.json.Decoder(model.Manifest)
+msgspec.json.Decoder(model.Header)
+
 
 def rfc3339(timestamp: int) -> str:
     """Milliseconds since the epoch as `2026-02-26T02:00:00.000Z`."""

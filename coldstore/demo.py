@@ -25,6 +25,7 @@ _MARK = ".coldstore-demo"
 
 def run(*, folder: Path, users: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Fill, snapshot, lose, restore, compare. Returns timings in seconds and counts; raises `ContentMismatch` if anything differs."""
+    server = EmbeddedPostgres()  # before anything is said or written: it may not be installed
     folder = _fresh(folder)
     seconds: dict[str, float] = {}
 
@@ -36,7 +37,7 @@ def run(*, folder: Path, users: int, say: Callable[[str], None]) -> dict[str, An
         say(f"{seconds[name]:7.2f} s  {what}")
 
     say("A Postgres of its own, memory of its own, a store you keep.\n")
-    with step("total", "all together"), EmbeddedPostgres() as postgres:
+    with step("total", "all together"), server as postgres:
         source = postgres.createdb("memory")
         with step("fill", f"filled a database with the memory of {users} users, embeddings included"):
             conn = connect(source)
@@ -84,6 +85,8 @@ def _program() -> str:
 
 def _fresh(folder: Path) -> Path:
     """An empty folder; an earlier demo's is emptied, anybody else's is refused."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(f"{folder} is not a folder", hint="Name another with --folder.")
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARK).is_file():
             raise ConfigError(f"{folder} is not empty and not of a demo", hint="Name another with --folder.")

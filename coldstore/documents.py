@@ -285,10 +285,10 @@ def open_loose(path: Path) -> Document:
 
 
 def _first_line(chunks: Iterator[bytes]) -> bytes:
-    """The first line, or what of it the first megabytes hold."""
+    """The first line that is not blank, or what of it the first megabytes hold."""
     found = b""
     for chunk in chunks:
-        found += chunk
+        found = (found + chunk).lstrip()
         if b"\n" in found or len(found) > 16 * _READ:
             break
     return found.partition(b"\n")[0]

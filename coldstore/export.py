@@ -308,7 +308,17 @@ def _each_user(
 
 
 def _publish_user(draft: _Draft, rows: Iterable[tuple[int, bytes]], progress: Progress) -> model.Manifest:
+    asked = False
+
     def frames(tally: _Tally) -> Generator[PlainFrame]:
+        nonlocal asked
+        if asked and not isinstance(rows, list):
+            raise StoreError(
+                f"another snapshot of {draft.scope} was written in the same millisecond",
+                op="snapshot",
+                hint="Run it again: so much memory of one user cannot be read twice in one run.",
+            )
+        asked = True
         grouped = ((tier, batch) for tier, group in groupby(rows, key=itemgetter(0)) for batch in batches((r for _, r in group), size=size))
         return _frames(draft.tables, grouped, tally, size, _Rows(progress))
 

@@ -14,10 +14,9 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import psycopg
@@ -25,10 +24,11 @@ import psycopg
 from coldstore.codec.digest import MODULUS, format_digest, row_digest
 from coldstore.document import model
 from coldstore.documents import Document, ForeignFile, Owner, Part
-from coldstore.errors import ColdStoreError, ContentMismatch, CorruptDocument, NotFound, SchemaMismatch, TableMissing
+from coldstore.errors import ColdStoreError, ContentMismatch, NotFound
+from coldstore.plan import effective_scope, owner_of, plan_tables
 from coldstore.postgres import ddl
 from coldstore.postgres.connect import Connection, connect, describe, errors_as
-from coldstore.postgres.introspect import find, inspect, resolve
+from coldstore.postgres.crew import Crew
 from coldstore.postgres.load import TableLoader
 from coldstore.postgres.publish import Mode, TablePlan, add_foreign_keys, advance_sequences, count_scope, make, publish, refuse_rows
 from coldstore.postgres.read import chunk_query, chunks, copy_lines, scope_query
@@ -100,11 +100,19 @@ def restore(
     """
     options = options or RestoreOptions()
     started = time.monotonic()
-    scope = _effective_scope(document, scope)
+    scope = effective_scope(document, scope)
     report = Report(document.name, document.snapshot_at, scope, describe(target), options.mode.name, options.dry_run)
     with _leader(target) as leader:
-        plans = _plan(document, leader, scope, tiers, options, report)
-        only = _owner(document, scope, plans)
+        plans = plan_tables(
+            document,
+            leader,
+            scope=scope,
+            tiers=tiers,
+            only=options.tiers,
+            allow_missing_columns=options.allow_missing_columns,
+            notes=report.notes,
+        )
+        only = owner_of(document, scope, plans)
         _refuse_early(leader, plans, scope, options)
         if options.dry_run:
             counted = _count(document, plans, only, progress)
@@ -118,15 +126,6 @@ def restore(
 # --- plan --------------------------------------------------------------------------------------------------------------------------
 
 
-def _effective_scope(document: Document, wanted: Scope | None) -> Scope:
-    """Whose memory comes back: the wanted scope, which must lie within the document's."""
-    if wanted is None or wanted in {EVERYBODY, document.scope}:
-        return document.scope
-    if document.scope != EVERYBODY:
-        raise NotFound(f"{document.name} holds the memory of {document.scope}, not of {wanted}", hint="Use an all-user snapshot.")
-    return wanted
-
-
 @contextmanager
 def _leader(target: str) -> Iterator[Connection]:
     leader = connect(target, purpose="coldstore restore")
@@ -134,103 +133,6 @@ def _leader(target: str) -> Iterator[Connection]:
         yield leader
     finally:
         leader.close()
-
-
-def _plan(
-    document: Document, conn: Connection, scope: Scope, tiers: Sequence[Tier], options: RestoreOptions, report: Report
-) -> list[TablePlan]:
-    """Which array goes to which table, with which columns."""
-    tables = _described(document) if document.schema else _guessed(document, conn, tiers, options)
-    wanted = [t for t in tables if not options.tiers or t.tier in options.tiers]
-    unknown = set(options.tiers) - {t.tier for t in tables}
-    if unknown:
-        raise NotFound(f"{document.name} has no tier {sorted(unknown)[0]!r}", hint=f"It has {', '.join(t.tier for t in tables)}.")
-    plans = []
-    for table in wanted:
-        if scope != document.scope and not (table.uid_column if scope.kind == "uid" else table.workspace_column):
-            report.notes.append(f"{table.table}: no column says which {scope.kind} a row belongs to, so it stays out")
-            continue
-        plans.append(_table_plan(conn, table, options, report))
-    if not plans:
-        raise NotFound(f"{document.name} has nothing that could be restored for {scope}")
-    return plans
-
-
-def _described(document: Document) -> list[model.Table]:
-    return list(document.schema.tables) if document.schema else []
-
-
-def _guessed(document: Document, conn: Connection, tiers: Sequence[Tier], options: RestoreOptions) -> list[model.Table]:
-    """Tables for the arrays of another program's document: found by the tier's array, name or table."""
-    assert isinstance(document, ForeignFile)  # noqa: S101 — every other kind of document describes its tables
-    by_name = {alias: t for t in reversed(tiers) for alias in (t.table, t.name, t.array)}
-    found: list[model.Table] = []
-    mixed = sorted(a for a in document.not_rows if a in by_name or a in document.members)
-    if mixed:
-        raise CorruptDocument(f"the array {mixed[0]!r} of {document.name} stands there twice, or holds something else than rows")
-    for array, members in document.members.items():
-        tier = by_name.get(array)
-        if tier is None or (options.tiers and tier.name not in options.tiers):
-            if members and tier is None and not options.tiers:
-                raise SchemaMismatch(
-                    f"{document.name} has rows in {array!r}, and no tier is called so",
-                    hint="Declare the tier in coldstore.toml, or choose tiers with --tier.",
-                )
-            continue
-        if any(t.tier == tier.name for t in found):
-            raise CorruptDocument(f"{document.name} has the tier {tier.name} twice, under two names", hint="Put its rows into one array.")
-        oid = resolve(conn, [tier.table])[tier.table]
-        if oid is None:
-            raise TableMissing(
-                f"the target has no table {tier.table}, and {document.name} does not describe it",
-                hint="Create it first: `coldstore init --reference-schema`.",
-            )
-        table = inspect(conn, [(tier, oid)], readable=False).relations[0].table
-        unknown = members - {c.name for c in table.columns}
-        extra = [model.Column(name=name, type="text") for name in sorted(unknown)]
-        columns = [c for c in table.columns if c.name in members] + extra
-        found.append(msgspec.structs.replace(table, array=array, columns=columns, where=None))
-    if not found:
-        raise NotFound(f"{document.name} has no array that a tier is called after", hint="Declare the tiers in coldstore.toml.")
-    return found
-
-
-def _table_plan(conn: Connection, table: model.Table, options: RestoreOptions, report: Report) -> TablePlan:
-    oid = find(conn, [table.table]).get(table.table)
-    if oid is None:
-        return TablePlan(table, None, list(table.columns))
-    tier = Tier(table.tier, "", array=table.array)
-    relation = inspect(conn, [(tier, oid)], vectors=_vectors(table), readable=False).relations[0]
-    if relation.table.kind not in {"table", "partitioned"}:
-        raise SchemaMismatch(f"{table.table} is a {relation.table.kind} in the target", hint="Restore into another database.")
-    own = {c.name for c in relation.table.columns}
-    missing = [c.name for c in table.columns if c.name not in own]
-    if missing and not options.allow_missing_columns:
-        raise SchemaMismatch(
-            f"{table.table} has no column {missing[0]!r} in the target",
-            hint="Add the column, or leave its values out with --allow-missing-columns.",
-        )
-    if missing:
-        report.notes.append(f"{table.table}: left out {', '.join(missing)}, which the target lacks")
-    return TablePlan(table, relation, [c for c in table.columns if c.name in own], ignored=missing)
-
-
-def _vectors(table: model.Table) -> str:
-    return "hex" if any(c.form == "hex" for c in table.columns) else "text"
-
-
-def _owner(document: Document, scope: Scope, plans: Sequence[TablePlan]) -> Owner | None:
-    """What picks the scope's rows out of a document of everybody's."""
-    if scope == document.scope:
-        return None
-    columns = {p.source.array: (p.source.uid_column if scope.kind == "uid" else p.source.workspace_column) or "" for p in plans}
-    blank_padded = {
-        p.source.array
-        for p in plans
-        for c in p.source.columns
-        if c.name == columns[p.source.array] and c.type.startswith(("character(", "bpchar"))
-    }
-    return Owner(scope.value, columns, blank_padded=blank_padded)
 
 
 def _refuse_early(conn: Connection, plans: Sequence[TablePlan], scope: Scope, options: RestoreOptions) -> None:
@@ -300,7 +202,7 @@ def _restore(
         staging.open(schema or model.Schema(tables=[]), created=created, schemas=names)
         for plan in plans:
             plan.staged = staging.create(plan.source, plan.columns, like=plan.target)
-        with _Crew(target, options) as crew:
+        with Crew(target, size=options.jobs, maintenance_work_mem=options.maintenance_work_mem) as crew:
             loaded = _load(document, plans, only, crew, progress)
             _refuse_nothing(document, only, sum(rows for rows, _ in loaded.values()))
             if only is None:
@@ -341,80 +243,11 @@ def _restore(
         )
 
 
-class _Crew:
-    """Connections that work at the same time. Each task gets one; the first failure stops all."""
-
-    def __init__(self, target: str, options: RestoreOptions) -> None:
-        self._target = target
-        self._memory = options.maintenance_work_mem
-        self.size = max(1, options.jobs)
-        self._free: list[Connection] = []
-        self._all: list[Connection] = []
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(self.size, thread_name_prefix="coldstore-restore")
-        self.stopped = threading.Event()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        for conn in self._all:
-            with suppress(psycopg.Error):
-                conn.cancel_safe(timeout=5)
-        self._pool.shutdown(cancel_futures=True)
-        for conn in self._all:
-            conn.close()
-
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        with self._lock:
-            conn = self._free.pop() if self._free else None
-        if conn is None:
-            conn = connect(self._target, purpose="coldstore restore")
-            with errors_as("connect"):
-                # Nothing staged has to survive a crash of the server; the commit that publishes waits for all of it.
-                conn.execute("SET synchronous_commit = off")
-                conn.execute(
-                    "SELECT set_config('maintenance_work_mem', greatest(pg_size_bytes(%s), pg_size_bytes("
-                    "current_setting('maintenance_work_mem'))) / 1024 || 'kB', false)",
-                    (self._memory,),
-                )
-            with self._lock:
-                self._all.append(conn)
-        yield conn
-        with self._lock:
-            self._free.append(conn)
-
-    def run(self, tasks: Iterable[Callable[[Connection], None]]) -> None:
-        """Every task, as many at a time as there are connections. Raises the first error after all have stopped."""
-
-        def one(task: Callable[[Connection], None]) -> None:
-            if not self.stopped.is_set():
-                with self.connection() as conn:
-                    task(conn)
-
-        futures = set()
-        try:
-            for task in tasks:
-                futures.add(self._pool.submit(one, task))
-                if len(futures) > self.size:
-                    done, futures = wait(futures, return_when="FIRST_COMPLETED")
-                    for future in done:
-                        future.result()
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-        except BaseException:
-            self.stopped.set()
-            raise
-
-
 #: array → (rows, sum of the rows' digests)
 Loaded = dict[str, tuple[int, int]]
 
 
-def _load(document: Document, plans: Sequence[TablePlan], only: Owner | None, crew: _Crew, progress: Progress) -> Loaded:
+def _load(document: Document, plans: Sequence[TablePlan], only: Owner | None, crew: Crew, progress: Progress) -> Loaded:
     """Every part of the document into its staged table."""
     by_array = {p.source.array: p for p in plans}
     loaded: dict[str, tuple[int, int]] = {p.source.array: (0, 0) for p in plans}
@@ -446,7 +279,7 @@ def _compare_with_manifest(document: Document, loaded: Loaded, plans: Sequence[T
             )
 
 
-def _read_back(crew: _Crew, plans: Sequence[TablePlan], loaded: Loaded, progress: Progress) -> None:
+def _read_back(crew: Crew, plans: Sequence[TablePlan], loaded: Loaded, progress: Progress) -> None:
     """Read what was staged as the exporter would, and compare."""
     found: dict[str, tuple[int, int]] = {p.source.array: (0, 0) for p in plans}
     lock = threading.Lock()
@@ -490,7 +323,7 @@ def _compare(array: str, loaded: tuple[int, int], found: tuple[int, int]) -> Non
         )
 
 
-def _build(crew: _Crew, plans: Sequence[TablePlan], staging: Staging, progress: Progress) -> list[str]:
+def _build(crew: Crew, plans: Sequence[TablePlan], staging: Staging, progress: Progress) -> list[str]:
     """Keys, checks and indexes of the tables the restore makes; foreign keys come when all tables are in their place. Returns a
     sentence for each that had to be left out."""
     progress.start("index")

@@ -122,6 +122,9 @@ def publish(
                 _move(conn, plan, staging)
             if schema is not None:
                 notes = _sequences(conn, created, schema, staging)
+            if schema is None:
+                for plan in existing:
+                    _fill_defaults(conn, plan)
             _load_existing(conn, existing, scope, mode)
             conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
         except pg.ForeignKeyViolation as exc:
@@ -288,6 +291,17 @@ def _load_existing(conn: Connection, plans: Sequence[TablePlan], scope: Scope, m
         conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
     for statements in silenced:
         for statement in statements:
+            conn.execute(statement)
+
+
+def _fill_defaults(conn: Connection, plan: TablePlan) -> None:
+    """Rows of another program may lack a member that others have. They take the column's default, as an INSERT without it would, where
+    NULL cannot have been meant."""
+    staged = {c.name for c in plan.columns}
+    for column in plan.target.table.columns if plan.target else []:
+        if column.name in staged and column.not_null and column.default is not None and column.generated is None:
+            name = sql.Identifier(column.name)
+            statement = _SQL("UPDATE {} SET {} = {} WHERE {} IS NULL").format(plan.staged_name, name, _SQL(column.default), name)
             conn.execute(statement)
 
 
@@ -492,6 +506,9 @@ def _refuse_strangers(conn: Connection, plan: TablePlan, scope: Scope) -> None:
     owned = scope_condition(msgspec.structs.replace(plan.table, where=None), scope, alias="d")
     if owned is None:
         return
+    owner = plan.table.uid_column if scope.kind == "uid" else plan.table.workspace_column
+    if owner not in {c.name for c in plan.columns}:  # rows that do not say whose they are
+        owned = _SQL("false")
     if conn.execute(_SQL("SELECT 1 FROM {} AS d WHERE NOT coalesce({}, false) LIMIT 1").format(plan.staged_name, owned)).fetchone():
         raise RestoreConflict(
             f"the document is of {scope}, but has rows of {plan.source.table} that are not",

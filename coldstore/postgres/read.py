@@ -122,20 +122,21 @@ def scope_condition(table: model.Table, scope: Scope, *, alias: str = "s", isola
         conditions.append(sql.SQL("(SELECT {} FROM (SELECT {}.*) AS w)").format(own, sql.Identifier(alias)) if isolated else own)
     column = {"uid": table.uid_column, "workspace": table.workspace_column}.get(scope.kind)
     if column is not None:
-        conditions.append(_owned(sql.Identifier(alias, column), next(c.type for c in table.columns if c.name == column), scope.value))
+        conditions.append(_owned(sql.Identifier(alias, column), next(c for c in table.columns if c.name == column), scope.value))
     return sql.SQL(" AND ").join(conditions) if conditions else None
 
 
-def _owned(column: sql.Identifier, type_name: str, value: str) -> sql.Composable:
-    """The owner column's text is `value`. Written so that an index on the column serves, and so that a name which the column's type
-    cannot hold (`alice` in a column of uuid) is nobody's instead of an error."""
-    if (
-        _TEXT.match(type_name)
-        or (type_name == "uuid" and _UUID.match(value))
-        or (_INTEGER.match(value) and len(value) <= _INTEGERS.get(type_name, 0))
-    ):
-        return sql.SQL("{} = {}").format(column, sql.Literal(value))
-    return sql.SQL("{}::pg_catalog.text = {}").format(column, sql.Literal(value))
+def _owned(name: sql.Identifier, column: model.Column, value: str) -> sql.Composable:
+    """The owner column's text is `value`, byte for byte. Written so that an index on the column serves, and so that a name which the
+    column's type cannot hold (`alice` in a column of uuid) is nobody's instead of an error."""
+    exact = sql.SQL('{}::pg_catalog.text COLLATE pg_catalog."C" = {}').format(name, sql.Literal(value))
+    indexed = sql.SQL("{} = {}").format(name, sql.Literal(value))
+    if _TEXT.match(column.type):
+        # A collation of the column's own may take two names for equal.
+        return indexed if column.collation is None else sql.SQL("({} AND {})").format(indexed, exact)
+    if (column.type == "uuid" and _UUID.match(value)) or (_INTEGER.match(value) and len(value) <= _INTEGERS.get(column.type, 0)):
+        return indexed
+    return exact
 
 
 def _where(conditions: list[sql.Composable | None]) -> sql.Composable:

@@ -152,7 +152,7 @@ def test_excluding_a_column_that_is_not_there(move):
 
 
 def test_where_filters_and_is_remembered(move):
-    source, target, document, _ = move(
+    _source, target, document, _ = move(
         [tier("t", where="kind <> 'tmp' AND id > (SELECT 0)")],
         "CREATE TABLE t (id int PRIMARY KEY, uid text, kind text)",
         "INSERT INTO t VALUES (1, 'a', 'tmp'), (2, 'a', 'x'), (3, 'b', NULL), (4, 'b', 'y')",
@@ -205,7 +205,7 @@ def test_partitions(move):
 
 
 def test_one_user_of_a_partitioned_table(move):
-    source, target, document, _ = move([tier("p")], *PARTITIONED, scope=Scope.user("u1"))
+    source, target, _document, _ = move([tier("p")], *PARTITIONED, scope=Scope.user("u1"))
     assert table_text(target, "public.p") == table_text(source, "public.p", where="uid = 'u1'")
     assert len(table_text(target, "public.p")) > 60
 
@@ -275,7 +275,7 @@ def test_a_table_without_an_owner_is_in_all_user_snapshots_only(make_database, s
     assert one.manifest.schema.omitted == ["world"]
     report = bring_back(whole, target, scope=Scope.user("a"))
     assert any("world" in note and "uid" in note for note in report.notes)
-    assert [t for t in contents(target)] == [("public", "mine")]
+    assert list(contents(target)) == [("public", "mine")]
     with pytest.raises(NotFound, match="no tier has a column"):
         take(source, store, [tier("world")], Scope.user("a"))
     with pytest.raises(ConfigError, match="no column"):
@@ -329,7 +329,7 @@ def test_owners_of_every_type(make_database, store, type_name, uids, nobody):
 
 
 def test_foreign_keys_to_a_table_outside_are_noted(move):
-    source, target, _, report = move(
+    _source, target, _, report = move(
         [tier("t")],
         "CREATE TABLE outside (id int PRIMARY KEY)",
         "CREATE TABLE t (id int PRIMARY KEY, o int REFERENCES outside, parent int REFERENCES t)",

@@ -165,7 +165,7 @@ def test_only_some_tiers(make_database, store, empty_database):
         "INSERT INTO b (uid) VALUES ('x')",
     )
     document = take(url, store, [tier("a"), tier("b")])
-    report = bring_back(document, empty_database, tiers=(), **{})
+    report = bring_back(document, empty_database, tiers=())
     assert {t["tier"] for t in report.tables} == {"a", "b"}
     other = make_database(empty=True)
     from coldstore.restore import RestoreOptions, restore
@@ -580,8 +580,9 @@ def interrupt():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("act", [fail, interrupt])
-@pytest.mark.parametrize("step", ["load", "compare", "index", "publish"])
+@pytest.mark.parametrize(
+    ("step", "act"), [("load", fail), ("load", interrupt), ("compare", interrupt), ("index", fail), ("publish", interrupt)]
+)
 def test_an_error_at_any_step_leaves_nothing(rich, empty_database, step, act):
     before = everything(empty_database)
     with pytest.raises((RuntimeError, KeyboardInterrupt)):
@@ -601,9 +602,19 @@ def kill(url, *, only_leader=False):
     )
 
 
-@pytest.mark.parametrize("only_leader", [True, False])
-@pytest.mark.parametrize("step", ["load", "compare", "index", "publish"])
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    ("step", "only_leader", "there"),
+    [
+        ("load", True, False),
+        ("load", False, True),
+        ("compare", False, False),
+        ("compare", True, True),
+        ("index", True, False),
+        ("index", False, False),
+        ("publish", False, False),
+        ("publish", True, True),
+    ],
+)
 def test_killed_backends_leave_nothing(rich, empty_database, step, only_leader, there):
     if there:
         run(empty_database, *RICH[:-2])
