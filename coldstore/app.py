@@ -219,6 +219,10 @@ class ColdStore:
         found = [self.manifest(snapshot_id)] if snapshot_id else catalog.manifests(self.store)
         return verify.verify(self.store, found, deep=deep, progress=progress)
 
+    def orphans(self) -> list[str]:
+        """Keys below `snapshots/` that belong to no snapshot: what a crash between document and manifest leaves, and strangers' objects."""
+        return verify.orphans(self.store, (key.id for key in catalog.keys(self.store)))
+
     # --- set up ----------------------------------------------------------------------------------------------------------------
 
     def init(self, *, reference_schema: bool = False) -> list[int]:

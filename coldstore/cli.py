@@ -43,7 +43,7 @@ Database = Annotated[str | None, typer.Option("--database", help="Source databas
 Uid = Annotated[str | None, typer.Option("--uid", help="Only this user's memory.")]
 Workspace = Annotated[str | None, typer.Option("--workspace", help="Only this workspace's memory.")]
 Label = Annotated[str | None, typer.Option("--label", help="Name of a snapshot, `before-upgrade`.")]
-SnapshotId = Annotated[str | None, typer.Argument(metavar="[ID]", help="A snapshot's id, as `list` shows it.")]
+SnapshotId = Annotated[str | None, typer.Argument(metavar="ID", help="A snapshot's id, as `list` shows it.")]
 
 
 @contextmanager
@@ -349,14 +349,17 @@ def verify(
         verdicts = list(store.verify(snapshot_id, deep=deep, progress=progress))
         if not verdicts:  # all of nothing is whole, but whoever asks believes that there is something
             raise NotFound(f"there is no snapshot in {store.store.url}", hint="Check --store, COLD_STORE_* or coldstore.toml.")
+        strays = store.orphans() if everything else []
     bad = [v for v in verdicts if not v.ok]
     if json:
-        _print_json({"ok": not bad, "checked": len(verdicts), "results": [v.as_dict() for v in verdicts]})
+        _print_json({"ok": not bad, "checked": len(verdicts), "results": [v.as_dict() for v in verdicts], "orphans": strays})
     else:
         for verdict in verdicts:
             print(f"{'ok     ' if verdict.ok else 'DAMAGED'} {verdict.id}  {verdict.rows:,} rows, {terminal.size(verdict.bytes)}")
             for problem in verdict.problems:
                 print(f"        {problem}")
+        for key in strays:
+            print(f"no snapshot's {terminal.printable(key)}")
         print(f"{len(verdicts)} checked{' deeply' if deep else ''}, {len(bad)} damaged")
     if bad:
         raise typer.Exit(VerifyFailed.exit_code)

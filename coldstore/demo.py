@@ -21,6 +21,8 @@ from coldstore.postgres.migrate import install_reference_schema
 
 ALICE = "uid_alice"
 _MARK = ".coldstore-demo"
+#: Edges go when their entities go, so whoever wants Alice back whole has them as a tier too.
+_TIERS = {"graph_edges": {"enabled": True}}
 
 
 def run(*, folder: Path, users: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def run(*, folder: Path, users: int, say: Callable[[str], None]) -> dict[str, An
             conn = connect(source)
             install_reference_schema(conn)
             fill(conn, users=users)
-        with ColdStore(build({}, {"url": str(folder), "compression": "none", "database_url": source})) as store:
+        with ColdStore(build({}, {"url": str(folder), "compression": "none", "database_url": source, "tiers": _TIERS})) as store:
             tiers = store.settings.enabled_tiers()
             before = content_digests(conn, tiers)
             with step("one", f"snapshot of one user, {ALICE}"):

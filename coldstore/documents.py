@@ -221,6 +221,7 @@ class ForeignFile:
             if value == []:
                 self.members[array] = set()
         uid, workspace = skeleton.get("uid"), skeleton.get("workspace")
+        self.says_whose = "uid" in skeleton or "workspace" in skeleton
         self.scope = _scope(None if uid is None else str(uid), None if workspace is None else str(workspace))
         at = skeleton.get("snapshotAt", skeleton.get("snapshot_at"))
         self.snapshot_at = at if isinstance(at, str) else None

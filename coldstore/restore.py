@@ -24,7 +24,7 @@ import psycopg
 from coldstore.codec.digest import MODULUS, format_digest, row_digest
 from coldstore.document import model
 from coldstore.documents import Document, ForeignFile, Owner, Part
-from coldstore.errors import ColdStoreError, ContentMismatch, NotFound
+from coldstore.errors import ColdStoreError, ContentMismatch, NotFound, RestoreRefused
 from coldstore.plan import effective_scope, owner_of, plan_tables
 from coldstore.postgres import ddl
 from coldstore.postgres.connect import Connection, connect, describe, errors_as
@@ -101,6 +101,11 @@ def restore(
     options = options or RestoreOptions()
     started = time.monotonic()
     scope = effective_scope(document, scope)
+    if options.mode.name == "replace" and scope == EVERYBODY and isinstance(document, ForeignFile) and not document.says_whose:
+        raise RestoreRefused(
+            f"{document.name} does not say whose memory it is, and --mode replace would delete everybody else's",
+            hint='Add "uid" to it ("uid": null for everybody), name the user with --uid, or use --mode merge.',
+        )
     report = Report(document.name, document.snapshot_at, scope, describe(target), options.mode.name, options.dry_run)
     with _leader(target) as leader:
         plans = plan_tables(

@@ -51,7 +51,7 @@ def snapshots(found: list[SnapshotInfo | ColdStoreError]) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("ID", "left"), ("OF", "left"), ("AT (UTC)", "left"), ("LABEL", "left"), ("ROWS", "right"), ("STORED", "right")):
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "ID")  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name in {"ID", "AT (UTC)"})  # type: ignore[arg-type]
     for item in found:
         if isinstance(item, ColdStoreError):
             table.add_row(f"[red]damaged[/red] {item.key or ''}", str(item), "", "", "", "")

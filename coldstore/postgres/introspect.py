@@ -73,6 +73,7 @@ class Relation:
     sends: dict[str, str]  # column → its type's send function, for vectors
     leaves: tuple[Leaf, ...]
     raw_newlines: bool
+    lockable: bool  # the role may read all of it; a role with grants on columns alone may not even lock it
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -110,6 +111,10 @@ def resolve(conn: Connection, names: Iterable[str]) -> dict[str, int | None]:
             try:
                 with conn.transaction():
                     (found[name],) = conn.execute("SELECT to_regclass(%s)::oid::bigint", (name,)).fetchone() or (None,)
+            except psycopg.errors.InsufficientPrivilege as exc:
+                raise PermissionDenied(
+                    f"{name}: {exc.diag.message_primary}", hint="GRANT USAGE ON SCHEMA … to the role in DATABASE_URL."
+                ) from exc
             except psycopg.Error as exc:
                 raise ConfigError(f"{name!r} is not a table's name", hint='Write it as in SQL: store, app.store, "Weird"."Name".') from exc
         conn.execute("SELECT set_config('search_path', '', true)")
@@ -130,7 +135,7 @@ def find(conn: Connection, names: Sequence[model.Name]) -> dict[model.Name, int]
 
 def check_tiers(tiers: Sequence[Tier], oids: dict[str, int | None]) -> list[int]:
     """The oids in the order of `tiers`, or `TableMissing` for the first table that is not there."""
-    found = []
+    found: list[int] = []
     for tier in tiers:
         oid = oids[tier.table]
         if oid is None:
@@ -139,6 +144,9 @@ def check_tiers(tiers: Sequence[Tier], oids: dict[str, int | None]) -> list[int]
                 hint="Create it with `coldstore init --reference-schema`, name another with `table = …` in coldstore.toml,"
                 " or switch the tier off with `enabled = false`.",
             )
+        if oid in found:
+            other = tiers[found.index(oid)].name
+            raise ConfigError(f"tiers {other!r} and {tier.name!r} are one table, {tier.table}", hint="Declare a table once.")
         found.append(oid)
     return found
 
@@ -295,6 +303,7 @@ def _relation(facts: _Facts, tier: Tier, oid: int, vectors: str) -> Relation:
         bases=bases,
         sends=sends,
         leaves=_leaves(facts.leaves[oid], relation["relkind"]),
+        lockable=relation["readable"],
         raw_newlines=any(_contains(facts.types, r["type_oid"], lambda t: t.built_in and t.name == "json") for r in rows),
     )
 

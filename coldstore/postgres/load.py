@@ -92,7 +92,7 @@ class TableLoader:
             rest = b"{" + b",".join(key + bytes(raw) for key, raw in zip(keys, split(row), strict=True)) + b"}"
             yield (text + DELIMITER if direct else b"") + copy_field(rest) + b"\n"
 
-    def _insert(self, direct: Sequence[str], server: Sequence[str], line: str) -> sql.Composable:
+    def _insert(self, direct: Sequence[str], server: Sequence[str], line: str) -> sql.Composed:
         if not self._kinds:
             return sql.SQL("INSERT INTO {} SELECT FROM {}").format(self._table, _LINES)
         values = [sql.Identifier("l", n) for n in direct] + [sql.Identifier("r", n) for n in server]

@@ -16,7 +16,8 @@ follows decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,7 +25,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from coldstore.document import model
-from coldstore.errors import RestoreConflict, SchemaMismatch, TargetNotEmpty
+from coldstore.errors import ContentMismatch, RestoreConflict, SchemaMismatch, TargetNotEmpty
 from coldstore.postgres import ddl
 from coldstore.postgres.connect import Connection, errors_as
 from coldstore.postgres.introspect import Relation
@@ -144,7 +145,7 @@ def publish(
     return notes
 
 
-def make(conn: Connection, statement: sql.Composable, what: str) -> str | None:
+def make(conn: Connection, statement: sql.Composed, what: str) -> str | None:
     """Make what hangs on a table. Returns a sentence when that calls a function the target lacks: functions are no part of a document,
     and the rows are worth more than what would have guarded them."""
     try:
@@ -269,29 +270,41 @@ def _load_existing(conn: Connection, plans: Sequence[TablePlan], scope: Scope, m
     names = _SQL(", ").join(p.name for p in plans if p.target and p.target.table.kind in {"table", "partitioned"})
     conn.execute(_SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names))
     conn.execute("SET CONSTRAINTS ALL DEFERRED")  # those that may be; `publish` has them checked at its end
-    silenced = [_silence_triggers(conn, p) for p in plans]
-    ordered = _parents_first(conn, plans)
-    for plan in plans:
-        _refuse_strangers(conn, plan, scope)
-    if mode.name == "fresh":
+    with _triggers_off(conn, plans):
+        ordered = _parents_first(conn, plans)
         for plan in ordered:
-            refuse_rows(conn, plan, scope)
-    if mode.name == "replace":
-        for plan in ordered:
-            _refuse_foreign_keys_of_others(conn, plan, scope)
-        _refuse_cascades(conn, ordered, ordered, scope, _doomed)
-        for plan in reversed(ordered):
-            plan.deleted = _delete(conn, plan, scope)
-    for plan in ordered:
+            _refuse_strangers(conn, plan, scope)
+            if mode.name == "fresh":
+                refuse_rows(conn, plan, scope)
         if mode.name == "replace":
-            _update(conn, plan, scope, ordered)
-        plan.inserted = _merge(conn, plan, scope, mode, ordered) if mode.name == "merge" else _insert_missing(conn, plan, mode)
-    if any(silenced):
+            _delete_surplus(conn, ordered, scope)
+        for plan in ordered:
+            if mode.name == "replace":
+                _update(conn, plan, scope, ordered)
+            if mode.name == "merge":
+                plan.inserted = _merge(conn, plan, scope, mode, ordered)
+                _compare_merged(conn, plan)
+            else:
+                plan.inserted = _insert_missing(conn, plan, mode)
+
+
+def _delete_surplus(conn: Connection, plans: Sequence[TablePlan], scope: Scope) -> None:
+    for plan in plans:
+        _refuse_foreign_keys_of_others(conn, plan, scope)
+    _refuse_cascades(conn, plans, plans, scope, _doomed)
+    for plan in reversed(plans):
+        plan.deleted = _delete(conn, plan, scope)
+
+
+@contextmanager
+def _triggers_off(conn: Connection, plans: Sequence[TablePlan]) -> Iterator[None]:
+    back = [statement for plan in plans for statement in _silence_triggers(conn, plan)]
+    yield
+    if back:
         # A table with deferred foreign keys still to be checked cannot be altered.
         conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
-    for statements in silenced:
-        for statement in statements:
-            conn.execute(statement)
+    for statement in back:
+        conn.execute(statement)
 
 
 def _fill_defaults(conn: Connection, plan: TablePlan) -> None:
@@ -310,7 +323,8 @@ def _parents_first(conn: Connection, plans: Sequence[TablePlan]) -> list[TablePl
     oids = [p.target.oid for p in plans if p.target]
     edges = conn.execute(
         "SELECT conrelid::bigint, confrelid::bigint FROM pg_catalog.pg_constraint"
-        " WHERE contype = 'f' AND NOT condeferrable AND conrelid = ANY (%s::oid[]) AND confrelid = ANY (%s::oid[]) AND conrelid <> confrelid",
+        " WHERE contype = 'f' AND NOT condeferrable AND conrelid <> confrelid"
+        " AND conrelid = ANY (%s::oid[]) AND confrelid = ANY (%s::oid[])",
         (oids, oids),
     ).fetchall()
     left = list(plans)
@@ -477,6 +491,20 @@ def _merge(conn: Connection, plan: TablePlan, scope: Scope, mode: Mode, everythi
     inserted = conn.execute(_insert(plan, missing, tail)).rowcount - plan.rewritten
     plan.skipped = int(total) - inserted - plan.updated - int(plan.unchanged)
     return inserted
+
+
+def _compare_merged(conn: Connection, plan: TablePlan) -> None:
+    """Every staged row that was not skipped now stands in the target as it is. (`fresh` and `replace` compare the whole scope.)"""
+    same_key = _same_key(plan) if _key(plan) else _SQL("true")
+    there = _SQL("SELECT 1 FROM {} AS s WHERE {} AND {} = {}").format(plan.name, same_key, _row_text(plan, "s"), _row_text(plan, "d"))
+    (total, equal) = conn.execute(
+        _SQL("SELECT count(*), count(*) FILTER (WHERE EXISTS ({})) FROM {} AS d").format(there, plan.staged_name)
+    ).fetchone() or (0, 0)
+    if equal + plan.skipped < total:
+        raise ContentMismatch(
+            f"{total - plan.skipped - equal} rows merged into {plan.source.table} read differently from the snapshot",
+            hint="A trigger of the table changed them. Restore as the table's owner, for whom it can be switched off meanwhile.",
+        )
 
 
 def _key_of(plan: TablePlan, alias: str = "s") -> sql.Composable:

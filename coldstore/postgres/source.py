@@ -151,12 +151,13 @@ class Source:
             if catalog is None:
                 names = leader.execute(
                     "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
-                    " ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::oid[]) AND c.relkind IN ('r', 'p')",
+                    " ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::oid[]) AND c.relkind IN ('r', 'p')"
+                    " AND has_table_privilege(c.oid, 'SELECT')",
                     (oids,),
                 ).fetchall()
                 tables = [identifier(model.Name(schema=schema, name=name)) for schema, name in names]
             else:
-                tables = [r.identifier for r in catalog.relations if r.table.kind in {"table", "partitioned"}]
+                tables = [r.identifier for r in catalog.relations if r.lockable and r.table.kind in {"table", "partitioned"}]
             leader.execute(_BEGIN)
             if tables:
                 leader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.SQL(", ").join(tables)))

@@ -130,9 +130,11 @@ class Staging:
     def _moved_names(self, oid: int, old: str, new: str) -> dict[str, str]:
         """Types, functions, operators and operator classes of an extension that lives in another schema here."""
         rows = self._conn.execute(
-            "SELECT DISTINCT CASE WHEN x.operator THEN x.name::text ELSE quote_ident(x.name) END FROM pg_catalog.pg_depend d CROSS JOIN LATERAL ("
+            "SELECT DISTINCT CASE WHEN x.operator THEN x.name::text ELSE quote_ident(x.name) END"
+            " FROM pg_catalog.pg_depend d CROSS JOIN LATERAL ("
             "  SELECT t.typname, false FROM pg_catalog.pg_type t WHERE d.classid = 'pg_catalog.pg_type'::regclass AND t.oid = d.objid"
-            "  UNION ALL SELECT p.proname, false FROM pg_catalog.pg_proc p WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.objid"
+            "  UNION ALL SELECT p.proname, false FROM pg_catalog.pg_proc p"
+            "  WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.objid"
             "  UNION ALL SELECT o.opcname, false FROM pg_catalog.pg_opclass o"
             "  WHERE d.classid = 'pg_catalog.pg_opclass'::regclass AND o.oid = d.objid"
             "  UNION ALL SELECT o.oprname, true FROM pg_catalog.pg_operator o"

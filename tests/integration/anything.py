@@ -15,7 +15,7 @@ from hypothesis.strategies import SearchStrategy
 NASTY_TEXTS = [
     "", " ", "NULL", "null", "\\.", "a\n\\.\nb", "\\N", "\n", "\r\n", "\r", "\t", "\x01", "\x02", "\x01\x01\x02", "x\x01", "\x7f", "\x1b",
     '"', '""', "'", "\\", "\\\\", '\\"', "{}", "[]", "{NULL}", "[1,2]", '{"a":1}', "(,)", '("")', "a,b", "a;b", "$1", "%s", "{0}", "\u2028",
-    "é", "e\u0301", "𝄞", "\ufeff", "\ud7ff", "\ue000", "\uffff", "\U0010ffff", "ẞ", "İ", "‮abc", "👩‍👩‍👧", "true", "-0", "NaN", "Infinity",
+    "é", "e\u0301", "𝄞", "\ufeff", "\ud7ff", "\ue000", "\uffff", "\U0010ffff", "ẞ", "İ", "\u202eabc", "\U0001f469\u200d\U0001f469\u200d\U0001f467", "true", "-0", "NaN", "Infinity",
 ]  # fmt: skip
 NASTY_NAMES = [
     "row", "s", "d", "o", "w", "l", "r", "line", "select", "user", "order", "table", "f0", "f1", "owner", "~jsonNull", "~coldstore owner",

@@ -6,7 +6,7 @@ import pytest
 
 from coldstore.errors import ConfigError, NotFound, SchemaMismatch, TableMissing
 from coldstore.storage.open import open_store
-from coldstore.tiers import Scope
+from coldstore.tiers import EVERYBODY, Scope
 from tests.integration.helpers import (
     Notes,
     ask,
@@ -32,7 +32,7 @@ def store(tmp_path):
 def move(make_database, store):
     """Statements → a source made of them, and a fresh target with `tiers` of it. Both URLs, the document and the report."""
 
-    def go(tiers, *statements, scope=Scope(), target_setup=(), **options):
+    def go(tiers, *statements, scope=EVERYBODY, target_setup=(), **options):
         source, target = make_database(empty=True), make_database(empty=True)
         run(source, *statements)
         run(target, *target_setup)

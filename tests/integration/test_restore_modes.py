@@ -328,14 +328,20 @@ def test_tables_that_refer_to_one_another(make_database, store):
         "CREATE TABLE child (id int PRIMARY KEY, uid text, p int)",
         "CREATE TABLE parent (id int PRIMARY KEY, uid text, favourite int REFERENCES child DEFERRABLE INITIALLY DEFERRED)",
         "ALTER TABLE child ADD FOREIGN KEY (p) REFERENCES parent",
+        "CREATE FUNCTION veto() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$",
         "BEGIN; INSERT INTO parent VALUES (1, 'a', 1), (2, 'b', NULL); INSERT INTO child VALUES (1, 'a', 1), (2, 'b', 2); COMMIT",
     )
     document = take(url, store, [tier("child"), tier("parents", "parent")])
     wanted = contents(url)
     run(url, "BEGIN; DELETE FROM child WHERE uid = 'a'; DELETE FROM parent WHERE uid = 'a'; COMMIT")
+    for table in ("child", "parent"):
+        run(url, f"CREATE TRIGGER veto BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION veto()")
     bring_back(document, url, scope=Scope.user("a"), mode="replace")
     assert contents(url) == wanted
-    run(url, "UPDATE parent SET favourite = NULL", "DELETE FROM child", "INSERT INTO child VALUES (7, 'b', 2)")
+    run(
+        url,
+        "SET session_replication_role = replica; UPDATE parent SET favourite = NULL; DELETE FROM child; INSERT INTO child VALUES (7, 'b', 2)",
+    )
     bring_back(document, url, mode="replace")
     assert contents(url) == wanted
 
