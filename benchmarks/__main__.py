@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from benchmarks import machine, plot, report
@@ -26,15 +27,21 @@ def main() -> None:
     cases = LARGE_CASES if options.large else CASES
     facts = machine.facts()
     lines: list[Line] = []
+    broken: list[str] = []
     with World(HERE / ".work", size, large=options.large, rounds=options.rounds, keep=options.keep, say=_say) as world:
         facts |= machine.server_facts(world)
         for name in options.only or cases:
             _say(f"\n{name}: {cases[name].__doc__}")
-            for line in cases[name](world):
-                lines.append(line)
-                _say(f"  {report.sentence(line)}")
+            try:
+                for line in cases[name](world):
+                    lines.append(line)
+                    _say(f"  {report.sentence(line)}")
+            except Exception:  # noqa: BLE001
+                # Half an hour of figures is not thrown away for one case; that it broke is said, and the exit code says it too.
+                broken.append(name)
+                _say(traceback.format_exc())
     facts["Took"] = f"{(time.monotonic() - started) / 60:.0f} minutes"
-    text = report.markdown(lines, facts, picture=None)
+    text = report.markdown(lines, facts, picture=None, broken=broken)
     _say("\n" + text)
     if options.json:
         options.json.write_text(json.dumps(report.as_json(lines, facts), indent=1) + "\n")
@@ -44,8 +51,9 @@ def main() -> None:
         suffix = "-large" if options.large else ""
         picture = out / f"results{suffix}.svg"
         plot.draw(lines, picture)
-        (out / f"RESULTS{suffix}.md").write_text(report.markdown(lines, facts, picture=picture.name))
+        (out / f"RESULTS{suffix}.md").write_text(report.markdown(lines, facts, picture=picture.name, broken=broken))
         _say(f"written to {out}")
+    sys.exit(1 if broken else 0)
 
 
 def _options() -> argparse.Namespace:

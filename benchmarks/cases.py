@@ -16,7 +16,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg import sql
 
-from benchmarks.measure import Sample, Spread, ratios, run, spread, take_turns
+from benchmarks.measure import Sample, Spread, ratios, spread, take_turns
 from benchmarks.world import DEMO_USERS, TABLES, VECTOR_INDEX, World
 from coldstore.postgres.demo_data import people
 from coldstore.storage.open import open_store
@@ -77,7 +77,7 @@ def versus(
     details: Mapping[str, float] | None = None,
     by: Callable[[Sample], float] = lambda s: s.value,
 ) -> Line:
-    """Two contestants, round by round."""
+    """Two contestants, round by round. `by`: what counts of the peer's samples."""
     return Line(
         case,
         what,
@@ -85,7 +85,7 @@ def versus(
         spread(taken[ours]),
         peer,
         spread(taken[peer], by=by),
-        Spread.of([a.value / by(b) for a, b in zip(taken[ours], taken[peer], strict=True)]),
+        Spread.of([a.value / by(b) for a, b in zip(taken[ours], taken[peer], strict=False)]),
         on=None if limit is None else "ratio",
         limit=limit or 0.0,
         note=note,
@@ -110,7 +110,7 @@ def _export(world: World, codec: str, *, database: str = "bulk") -> Callable[[],
             sample, info = world.coldstore("snapshot", "--all", "--store", store, database=world.url(database), compression=codec)
             if info["rows"] != world.rows[database]:
                 raise RuntimeError(f"exported {info['rows']}, not {world.rows}")
-            return Sample(sample.value, sample.peak, sample.cpu, {"bytes": info["bytes"], "stored": info["storedBytes"]})
+            return sample.plus(bytes=info["bytes"], stored=info["storedBytes"])
 
     return once
 
@@ -127,11 +127,13 @@ def _export_inside(world: World, codec: str) -> Callable[[], Sample]:
     return once
 
 
-def _dump(world: World, *options: str) -> Callable[[], Sample]:
+def _dump(world: World, *options: str, keep: Path | None = None) -> Callable[[], Sample]:
     def once() -> Sample:
         with world.new_path("dump") as path:
-            sample = world.dump(path, *options)
-            return Sample(sample.value, sample.peak, sample.cpu, {"stored": path.stat().st_size})
+            sample = world.dump(path, *options).plus(stored=path.stat().st_size)
+            if keep is not None:
+                path.replace(keep)
+            return sample
 
     return once
 
@@ -140,8 +142,7 @@ def _dump_into_zstd(world: World) -> Callable[[], Sample]:
     def once() -> Sample:
         with world.new_path("dump.zst") as path:
             commands = [world.dump_command(), world.zstd_command()]
-            sample = run(*commands, environment=world.environment(), folder=world.scratch, stdout=path, sync=True)
-            return Sample(sample.value, sample.peak, sample.cpu, {**sample.extra, "stored": path.stat().st_size})
+            return world.run(*commands, stdout=path, sync=True).plus(stored=path.stat().st_size)
 
     return once
 
@@ -156,7 +157,7 @@ def export_plain(world: World) -> Iterator[Line]:
         inside: _export_inside(world, "none"),
         unsynced: _dump(world, "--no-sync"),
     }
-    taken = take_turns(contestants, rounds=world.rounds or 7, say=world.say)
+    taken = take_turns(contestants, rounds=world.rounds or 5, say=world.say)
     yield versus("export-plain", "all-user export, plain JSON", taken, ours, peer, limit=1.0, details=_rates(taken, ours, peer))
     yield versus("export-plain", "— called from Python", taken, inside, peer, note="Without the start of an interpreter.")
     yield versus("export-plain", "— pg_dump does not sync", taken, ours, unsynced, note="coldstore syncs all the same.")
@@ -168,8 +169,16 @@ def _rates(taken: Mapping[str, list[Sample]], ours: str, peer: str) -> dict[str,
         "bytes": taken[ours][0].extra.get("bytes", 0),
         "stored": taken[ours][0].extra.get("stored", 0),
         "peer stored": taken[peer][0].extra.get("stored", 0),
+    } | _cpu(taken, ours, peer)
+
+
+def _cpu(taken: Mapping[str, list[Sample]], ours: str, peer: str) -> dict[str, float]:
+    """CPU seconds of each side's own processes, and of the server meanwhile."""
+    return {
         "cpu": spread(taken[ours], by=lambda s: s.cpu).middle,
+        "server": spread(taken[ours], by=lambda s: s.extra.get("server", 0.0)).middle,
         "peer cpu": spread(taken[peer], by=lambda s: s.cpu).middle,
+        "peer server": spread(taken[peer], by=lambda s: s.extra.get("server", 0.0)).middle,
     }
 
 
@@ -185,7 +194,8 @@ def export_zstd(world: World) -> Iterator[Line]:
     yield versus("export-zstd", "— called from Python", taken, inside, piped)
     yield versus("export-zstd", "— the pipeline's file synced too", taken, ours, piped, by=lambda s: s.extra["synced"])
     memory = _memory("export-zstd", "peak memory, export, zstd", taken[ours])
-    taken = take_turns({ours: _export(world, "zstd"), custom: _dump(world, "-Fc")}, rounds=world.rounds or 3, say=world.say)
+    contestants = {ours: _export(world, "zstd"), custom: _dump(world, "-Fc", keep=world.custom_dump_path)}
+    taken = take_turns(contestants, rounds=world.rounds or 3, say=world.say)
     details = _rates(taken, ours, custom)
     yield versus("export-zstd", "all-user export, zstd 1", taken, ours, custom, limit=0.2, note="Its own gzip at level 6.", details=details)
     yield memory
@@ -271,10 +281,12 @@ def restore(world: World) -> Iterator[Line]:
         plain: _restore(world, "none"),
         generous: _restore_dump(world, dump, index_memory="512MB"),
     }
-    taken = take_turns(contestants, rounds=world.rounds or 3, say=world.say)
-    yield versus("restore", "all-user restore, fresh database", taken, ours, peer, limit=1.1, note="HNSW index included, from zstd.")
+    taken = take_turns(contestants, rounds=world.rounds or 3, say=world.say, fewer={plain: 2, generous: 2})
+    note = "HNSW index included, from zstd."
+    yield versus("restore", "all-user restore, fresh database", taken, ours, peer, limit=1.1, note=note, details=_cpu(taken, ours, peer))
     yield versus("restore", "— from plain JSON", taken, plain, peer)
-    yield versus("restore", "— pg_restore given coldstore's index memory", taken, ours, generous)
+    details = _cpu(taken, ours, generous)
+    yield versus("restore", "— pg_restore given coldstore's index memory", taken, ours, generous, details=details)
     yield _memory("restore", "peak memory, restore from zstd", taken[ours])
     yield _memory("restore", "peak memory, restore from plain JSON", taken[plain])
     yield from one.lines(taken[ours])
@@ -614,7 +626,8 @@ def large_restore(world: World) -> Iterator[Line]:
         "small": _restore(world, "zstd", database="small"),
     }
     taken = take_turns(contestants, rounds=world.rounds or 2, say=world.say)
-    yield versus("large-restore", "all-user restore, fresh database", taken, "large", peer, limit=1.1, note="Without the HNSW index.")
+    note, details = "Without the HNSW index.", _cpu(taken, "large", peer)
+    yield versus("large-restore", "all-user restore, fresh database", taken, "large", peer, limit=1.1, note=note, details=details)
     yield from _memories("large-restore", "restore from zstd", taken)
 
 

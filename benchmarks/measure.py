@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ class Sample:
     peak: int = 0
     cpu: float = 0.0
     extra: Mapping[str, float] = field(default_factory=dict)
+
+    def plus(self, **extra: float) -> Sample:
+        """The same, with more known about it."""
+        return replace(self, extra={**self.extra, **extra})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +64,18 @@ def spread(samples: Sequence[Sample], *, by: Callable[[Sample], float] = lambda 
 
 
 def ratios(ours: Sequence[Sample], peer: Sequence[Sample], *, by: Callable[[Sample], float] = lambda s: s.value) -> Spread:
-    """Ours divided by the peer's, each within its round."""
-    return Spread.of([by(a) / by(b) for a, b in zip(ours, peer, strict=True)])
+    """Ours divided by the peer's, each within its round; rounds that only one of them took part in do not count."""
+    return Spread.of([by(a) / by(b) for a, b in zip(ours, peer, strict=False)])
 
 
-def take_turns(contestants: Mapping[str, Callable[[], Sample]], *, rounds: int, say: Callable[[str], None]) -> Samples:
-    """Every contestant once a round, forwards in one round and backwards in the next."""
+def take_turns(
+    contestants: Mapping[str, Callable[[], Sample]], *, rounds: int, say: Callable[[str], None], fewer: Mapping[str, int] | None = None
+) -> Samples:
+    """Every contestant once a round, forwards in one round and backwards in the next. `fewer`: those that are there for information,
+    and for how many of the first rounds."""
     taken: Samples = {name: [] for name in contestants}
     for number in range(rounds):
-        order = list(contestants)
+        order = [name for name in contestants if number < (fewer or {}).get(name, rounds)]
         if number % 2:
             order.reverse()
         for name in order:

@@ -34,7 +34,7 @@ def verdict(line: Line) -> str:
     return f"missed: {_figure(line.reached)}, {abs(line.reached / line.limit - 1):.0%} {'below' if line.at_least else 'above'}"
 
 
-def markdown(lines: Sequence[Line], facts: Mapping[str, str], *, picture: str | None) -> str:
+def markdown(lines: Sequence[Line], facts: Mapping[str, str], *, picture: str | None, broken: Sequence[str] = ()) -> str:
     judged = [line for line in lines if line.met is not None]
     met = sum(bool(line.met) for line in judged)
     parts = [
@@ -46,6 +46,7 @@ def markdown(lines: Sequence[Line], facts: Mapping[str, str], *, picture: str | 
         "same round, side by side. The median decides.",
         "",
     ]
+    parts += [f"**The case {name} broke off and is incomplete.**\n" for name in broken]
     if picture:
         parts += [f"![every target and the figures beside it]({picture})", ""]
     parts += ["| " + " | ".join(_HEAD) + " |", "|" + "---|" * len(_HEAD)]
@@ -74,10 +75,17 @@ def _cells(line: Line) -> list[str]:
 
 def _details(line: Line) -> str:
     d = dict(line.details)
+    said = []
+    if d.get("bytes"):
+        said.append(f"{d['bytes'] / 1e6:.0f} MB of JSON at {d['bytes'] / 1e6 / line.ours.middle:.0f} MB/s")
+        said.append(f"stored in {d['stored'] / 1e6:.0f} MB, {line.peer_name} in {d['peer stored'] / 1e6:.0f} MB")
     if "cpu" in d:
-        plain = f"{d['bytes'] / 1e6:.0f} MB of JSON at {d['bytes'] / 1e6 / line.ours.middle:.0f} MB/s, "
-        sizes = f"stored in {d['stored'] / 1e6:.0f} MB, {line.peer_name} in {d['peer stored'] / 1e6:.0f} MB; "
-        return f"{line.what}: {plain}{sizes}{d['cpu']:.1f} s of the client's CPU against {d['peer cpu']:.1f} s"
+        said.append(
+            f"CPU of coldstore {d['cpu']:.1f} s and of its server {d['server']:.1f} s,"
+            f" of {line.peer_name} {d['peer cpu']:.1f} s and of its server {d['peer server']:.1f} s"
+        )
+    if said:
+        return f"{line.what}: {'; '.join(said)}"
     if "p95" in d:
         return f"{line.what}: 95 of 100 within {d['p95']:.1f} ms"
     if d:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -23,7 +23,8 @@ from typing import Any, Self
 import psycopg
 from psycopg import sql
 
-from benchmarks.measure import Sample, run
+from benchmarks import measure
+from benchmarks.measure import Sample
 from coldstore.app import ColdStore
 from coldstore.config import build
 from coldstore.postgres.connect import Connection, connect
@@ -75,6 +76,7 @@ class World:
         self.server = EmbeddedPostgres(self.folder / "postgres", durable=True, settings=server_settings())
         self.server.start()
         try:
+            self._postmaster = int((self.server.folder / "postmaster.pid").read_text().split()[0])
             if fresh:
                 self._fill()
                 mark.write_text(json.dumps(made))
@@ -148,6 +150,38 @@ class World:
         finally:
             self.server.dropdb(name)
 
+    # -- processes -------------------------------------------------------------------------------------------------------------------
+
+    def environment(self, **given: str) -> dict[str, str]:
+        """Ours without whatever would steer one side or the other."""
+        return {k: v for k, v in os.environ.items() if not k.startswith(_STEERING)} | given
+
+    def run(
+        self,
+        *commands: Sequence[str | Path],
+        environment: Mapping[str, str] | None = None,
+        stdout: Path | None = None,
+        sync: bool = False,
+    ) -> Sample:
+        """A command or pipeline as processes of their own; `extra["server"]` the seconds of CPU that the server spent meanwhile."""
+        before = self._server_cpu()
+        sample = measure.run(*commands, environment=environment or self.environment(), folder=self.scratch, stdout=stdout, sync=sync)
+        return sample.plus(server=self._server_cpu() - before)
+
+    def _server_cpu(self) -> float:
+        """Of all the server's processes, those that ended included; 0 where the system does not tell."""
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(stat.parent.name) == self._postmaster:
+                ticks += sum(map(int, fields[11:15]))  # its own, and that of children that ended
+            elif int(fields[1]) == self._postmaster:
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     # -- coldstore -------------------------------------------------------------------------------------------------------------------
 
     @property
@@ -156,17 +190,13 @@ class World:
         command = Path(sys.executable).with_name("coldstore")
         return [command] if command.is_file() else [sys.executable, "-m", "coldstore"]
 
-    def environment(self, **given: str) -> dict[str, str]:
-        """Ours without whatever would steer one side or the other."""
-        return {k: v for k, v in os.environ.items() if not k.startswith(_STEERING)} | given
-
     def coldstore(self, *arguments: str | Path, database: str | None = None, compression: str = "none") -> tuple[Sample, Any]:
         """The command as a user runs it, start of the interpreter included, and what it printed."""
         environment = self.environment(COLD_STORE_COMPRESSION=compression)
         if database is not None:
             environment["DATABASE_URL"] = database
         with self.new_path("stdout") as out:
-            sample = run([*self.program, *arguments, "--json"], environment=environment, folder=self.scratch, stdout=out)
+            sample = self.run([*self.program, *arguments, "--json"], environment=environment, stdout=out)
             return sample, json.loads(out.read_text())
 
     def library(self, store: Path | str, *, database: str | None = None, **settings: Any) -> ColdStore:
@@ -202,14 +232,17 @@ class World:
     def dump(self, path: Path, *options: str, database: str = "bulk") -> Sample:
         """`pg_dump` of the tables that a snapshot holds."""
         command = self.dump_command("-f", str(path), *options, database=database)
-        return run(command, environment=self.environment(), folder=self.scratch)
+        return self.run(command)
+
+    @property
+    def custom_dump_path(self) -> Path:
+        return self.scratch / "kept.dump"
 
     def custom_dump(self, *options: str) -> Path:
         """A dump in the custom format, as it comes unless `options` say otherwise, made once."""
-        path = self.scratch / "kept.dump"
-        if not path.exists():
-            self.dump(path, "-Fc", *options)
-        return path
+        if not self.custom_dump_path.exists():
+            self.dump(self.custom_dump_path, "-Fc", *options)
+        return self.custom_dump_path
 
     def restore_dump(self, dump: Path, url: str, *, jobs: int = 2, index_memory: str | None = None, without: str | None = None) -> Sample:
         """`pg_restore` into an empty database. `without`: an index that is left out."""
@@ -219,13 +252,13 @@ class World:
         options: list[str | Path] = ["-j", str(jobs), "--exit-on-error"]
         if without is not None:
             options += ["-L", self._contents(dump, without=without)]
-        return run([self.postgres_program("pg_restore"), *options, "-d", url, dump], environment=environment, folder=self.scratch)
+        return self.run([self.postgres_program("pg_restore"), *options, "-d", url, dump], environment=environment)
 
     def _contents(self, dump: Path, *, without: str) -> Path:
         chosen = self.scratch / f"without-{without}.list"
         if not chosen.exists():
             whole = self.scratch / "whole.list"
-            run([self.postgres_program("pg_restore"), "-l", "-f", whole, dump], environment=self.environment(), folder=self.scratch)
+            self.run([self.postgres_program("pg_restore"), "-l", "-f", whole, dump])
             lines = whole.read_text().splitlines(keepends=True)
             chosen.write_text("".join(line for line in lines if f" {without} " not in line))
         return chosen

@@ -18,8 +18,8 @@ from coldstore.errors import ColdStoreError, ConfigError, NotFound
 from coldstore.export import ExportOptions, snapshot, snapshot_each_user
 from coldstore.postgres.connect import connect
 from coldstore.postgres.migrate import install_reference_schema, migrate
-from coldstore.postgres.publish import Mode
 from coldstore.postgres.source import Source
+from coldstore.postgres.table_plan import Mode
 from coldstore.progress import Progress, silent
 from coldstore.restore import Report, RestoreOptions, restore
 from coldstore.storage.open import open_store

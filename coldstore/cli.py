@@ -27,6 +27,7 @@ from coldstore.config import load
 from coldstore.documents import Owner, StoredDocument
 from coldstore.errors import ColdStoreError, ConfigError, DatabaseError, DocumentError, NotFound, StoreError, VerifyFailed
 from coldstore.storage import layout
+from coldstore.tiers import Scope
 
 app = typer.Typer(
     name="coldstore",
@@ -258,9 +259,8 @@ def _rows(document: StoredDocument, uid: str | None, tier: str | None) -> Iterat
         raise ConfigError(f"{document.name} has no tier {tier!r}", hint=f"It has {tiers}.")
     owner = None
     if uid is not None and document.scope.uid != uid:
-        owned = {t.array: t.uid_column for t in tables if t.uid_column}
-        owner = Owner(uid, {array: column for array, column in owned.items() if column})
-        tables = [t for t in tables if t.array in owned]
+        owner = Owner.of(Scope.user(uid), tables)
+        tables = [t for t in tables if t.array in owner.columns]
     for part in document.parts([t.array for t in tables], owner):
         yield from part.rows()
 

@@ -81,9 +81,21 @@ class Owner:
         self.value = value
         self.columns = columns
         # Text of the name that stands in the JSON as it is; the rest could be escaped in more than one way.
-        plain = max(re.findall(r'[^\x00-\x1f"\\/\x7f]+', value), key=len, default="")
-        self._needle = plain.encode() if plain.isascii() else b""
+        self._needle = max(re.findall(r"[ !#-.0-\[\]-~]+", value), key=len, default="").encode()
         self._splitters = {array: splitter([column], strict=False) for array, column in columns.items()}
+
+    @classmethod
+    def of(cls, scope: Scope, tables: Iterable[model.Table]) -> Owner:
+        """For those of `tables` that say whose a row is."""
+        named = {t.array: (t.uid_column if scope.kind == "uid" else t.workspace_column, t.columns) for t in tables}
+        columns = {array: column for array, (column, _) in named.items() if column}
+        padded = {
+            array
+            for array, column in columns.items()
+            for c in named[array][1]
+            if c.name == column and c.type.startswith(("character(", "bpchar"))
+        }
+        return cls(scope.value, columns, blank_padded=padded)
 
     def rows(self, array: str, plain: bytes) -> Iterator[bytes]:
         """Of one decoded frame."""

@@ -14,7 +14,7 @@ from coldstore.documents import Document, ForeignFile, Owner
 from coldstore.errors import CorruptDocument, NotFound, SchemaMismatch, TableMissing
 from coldstore.postgres.connect import Connection
 from coldstore.postgres.introspect import find, inspect, resolve
-from coldstore.postgres.publish import TablePlan
+from coldstore.postgres.table_plan import TablePlan
 from coldstore.tiers import EVERYBODY, Scope, Tier
 
 
@@ -119,13 +119,4 @@ def _vectors(table: model.Table) -> str:
 
 def owner_of(document: Document, scope: Scope, plans: Sequence[TablePlan]) -> Owner | None:
     """What picks the scope's rows out of a document of everybody's."""
-    if scope == document.scope:
-        return None
-    columns = {p.source.array: (p.source.uid_column if scope.kind == "uid" else p.source.workspace_column) or "" for p in plans}
-    blank_padded = {
-        p.source.array
-        for p in plans
-        for c in p.source.columns
-        if c.name == columns[p.source.array] and c.type.startswith(("character(", "bpchar"))
-    }
-    return Owner(scope.value, columns, blank_padded=blank_padded)
+    return None if scope == document.scope else Owner.of(scope, [p.source for p in plans])

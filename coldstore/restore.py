@@ -30,9 +30,10 @@ from coldstore.postgres import ddl
 from coldstore.postgres.connect import Connection, connect, describe, errors_as
 from coldstore.postgres.crew import Crew
 from coldstore.postgres.load import TableLoader
-from coldstore.postgres.publish import Mode, TablePlan, add_foreign_keys, advance_sequences, count_scope, make, publish, refuse_rows
+from coldstore.postgres.publish import add_foreign_keys, advance_sequences, make, publish
 from coldstore.postgres.read import chunk_query, chunks, copy_lines, scope_query
 from coldstore.postgres.staging import Staging, as_in_document
+from coldstore.postgres.table_plan import Mode, TablePlan, count_scope, refuse_rows
 from coldstore.progress import Progress, silent
 from coldstore.tiers import EVERYBODY, Scope, Tier
 

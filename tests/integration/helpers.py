@@ -15,8 +15,8 @@ from psycopg import sql
 
 from coldstore.documents import StoredDocument
 from coldstore.export import ExportOptions, snapshot, snapshot_each_user
-from coldstore.postgres.publish import Mode
 from coldstore.postgres.source import Source
+from coldstore.postgres.table_plan import Mode
 from coldstore.restore import RestoreOptions, restore
 from coldstore.tiers import BUILT_IN, EVERYBODY, Scope, Tier, enabled_tiers
 

@@ -9,9 +9,9 @@ import pytest
 import zstandard
 from psycopg.rows import dict_row
 
-from coldstore.postgres.demo_data import BULK_USERS, fill, fill_bulk, people
 from coldstore.errors import ConfigError, TableMissing
 from coldstore.postgres.connect import connect
+from coldstore.postgres.demo_data import BULK_USERS, fill, fill_bulk, people
 
 TABLES = ("daily_memories", "graph_entities", "graph_edges", "procedural_memory", "user_profiles")
 

@@ -9,7 +9,7 @@ import pytest
 
 from coldstore.documents import open_file
 from coldstore.errors import ConfigError, ContentMismatch, PermissionDenied, RestoreConflict, RestoreRefused
-from coldstore.postgres.publish import Mode
+from coldstore.postgres.table_plan import Mode
 from coldstore.restore import RestoreOptions, restore
 from coldstore.storage.open import open_store
 from coldstore.tiers import BUILT_IN, Scope, Tier
