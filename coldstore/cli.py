@@ -129,6 +129,10 @@ def snapshot(
     ):
         if each_user:
             found = list(store.snapshot_each_user(label=label, progress=progress))
+            if not found and not allow_empty:
+                raise NotFound(
+                    "there is no user in any tier", hint="Check the tiers' `uid` columns. --allow-empty takes that for an answer."
+                )
         else:
             found = [store.snapshot(uid=uid, workspace=workspace, label=label, allow_empty=allow_empty, progress=progress)]
         where = store.store.url

@@ -204,13 +204,15 @@ def read_file(path: Path) -> dict[str, Any]:
                     raise _misplaced(path, key)
                 raise _unknown(f"key {key!r} in [{section}] of {path}", key, SECTIONS[section])
             values[key] = value
+    if isinstance(values.get("path"), str):  # as the file's author meant it, wherever the program is started
+        values["path"] = str(path.parent / values["path"])
     return values
 
 
 def _check_environment(environ: Mapping[str, str]) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields if name not in {"database_url", "tiers"}} | _OTHER_VARIABLES
     for name in environ:
-        if name.startswith(PREFIX) and name not in known:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise _unknown(f"environment variable {name}", name, known)
 
 

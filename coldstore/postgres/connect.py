@@ -65,7 +65,10 @@ def connect(url: str, *, purpose: str = "coldstore", pin: bool = True) -> Connec
     try:
         parts = conninfo_to_dict(normalise(url))
     except psycopg.ProgrammingError:
-        raise ConfigError("the database URL cannot be read", hint="It looks like postgresql://user:password@host:5432/database.") from None
+        raise ConfigError("the database URL cannot be read", hint="It looks like postgresql://user@host:5432/database.") from None
+    if "@" in f"{parts.get('host')}{parts.get('dbname')}" or not re.fullmatch(r"[\d,]*", str(parts.get("port") or "")):
+        # Part of a password is taken for something else, and would be shown.
+        raise ConfigError("the database URL cannot be read", hint="Percent-encode the password: %40 for @, %2F for /, %3A for :.")
     parts.setdefault("application_name", purpose)
     parts.setdefault("connect_timeout", "15")
     try:
@@ -86,14 +89,13 @@ def connect(url: str, *, purpose: str = "coldstore", pin: bool = True) -> Connec
 
 def _unreachable(exc: psycopg.OperationalError, where: str) -> ColdStoreError:
     # A failed connection names host and reason, never the password; with several addresses the last line has the reason.
-    reason = (str(exc).strip().splitlines() or [""])[-1]
-    reason = re.sub(r"\A.*?(?:failed: |FATAL: +)", "", reason)
-    reason = re.sub(r"\A.*FATAL: +", "", reason)
-    hint = "Check DATABASE_URL: host, port, user, password, database."
+    told = re.findall(r"(?:failed: |FATAL: +)(?:FATAL: +)?(.*)", str(exc))
+    reason = (told or str(exc).strip().splitlines() or ["no reason given"])[-1].strip()
+    hint = "Check host, port, user, password and database of the URL, and whether the server is running."
     if "password" in reason or "authentication" in reason:
-        hint = "Check the user and password in DATABASE_URL."
+        hint = "Check the user and password of the URL."
     elif "does not exist" in reason:
-        hint = "Create it, or correct the name in DATABASE_URL."
+        hint = "Create it, or correct the name in the URL."
     return DatabaseUnreachable(f"cannot connect to {where}: {reason}", hint=hint, op="connect")
 
 

@@ -15,6 +15,8 @@ import psycopg
 
 from coldstore.postgres.connect import Connection, connect, errors_as
 
+_AGAIN = 0.2  # seconds between two requests to cancel
+
 
 class Crew:
     """Connections that work at the same time. Each task gets one; the first failure stops all."""
@@ -28,6 +30,7 @@ class Crew:
         self._all: list[Connection] = []
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(self.size, thread_name_prefix="coldstore-restore")
+        self._running: set[Future[None]] = set()
         self.stopped = threading.Event()
 
     def __enter__(self) -> Self:
@@ -35,10 +38,15 @@ class Crew:
 
     def __exit__(self, *_: object) -> None:
         self.stopped.set()
-        for conn in self._all:
-            with suppress(psycopg.Error):
-                conn.cancel_safe(timeout=5)
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        # A cancel reaches only what is running: a task that was just about to start its command is asked again.
+        # (`wait` would wait for ever for what was taken off the queue before it began.)
+        while running := {future for future in self._running if not future.done()}:
+            wait(running, timeout=_AGAIN)
+            for conn in list(self._all):
+                with suppress(psycopg.Error):
+                    conn.cancel_safe(timeout=5)
+        self._pool.shutdown()
         for conn in self._all:
             conn.close()
 
@@ -70,17 +78,21 @@ class Crew:
                 with self.connection() as conn:
                     task(conn)
 
-        futures: set[Future[None]] = set()
+        running = self._running = set()
         try:
             for task in tasks:
-                futures.add(self._pool.submit(one, task))
-                if len(futures) > self.size:
-                    done, futures = wait(futures, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        future.result()
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
+                running.add(self._pool.submit(one, task))
+                if len(running) > self.size:
+                    _collect(running, FIRST_COMPLETED)
+            _collect(running, FIRST_EXCEPTION)
         except BaseException:
             self.stopped.set()
             raise
+
+
+def _collect(running: set[Future[None]], when: str) -> None:
+    """Take what is done out of `running`; raise what it raised."""
+    done = wait(running, return_when=when).done
+    running -= done
+    for future in done:
+        future.result()

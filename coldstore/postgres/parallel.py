@@ -84,12 +84,13 @@ class _Crew:
 
     def join(self, *, finished: bool) -> None:
         self.stop.set()
-        if not finished:
-            for conn in self._connections:
+        while any(t.is_alive() for t in self._threads):
+            # A cancel reaches only what is running: a reader that was just about to start its query is asked again.
+            for conn in self._connections if not finished else ():
                 with suppress(psycopg.Error):
                     conn.cancel_safe(timeout=5)
-        for thread in self._threads:
-            thread.join()
+            for thread in self._threads:
+                thread.join(_POLL)
 
 
 def read_batches(

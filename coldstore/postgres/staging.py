@@ -52,6 +52,8 @@ class Staging:
         with errors_as("stage"):
             conn.execute("SELECT pg_advisory_lock(%s)", (_lock_number(self.token),))
             with self._all_or_nothing():
+                # Two restores that begin at once must not both find the extension missing.
+                conn.execute("SELECT pg_advisory_xact_lock(%s)", (_lock_number("0" * 12),))
                 for number, original in enumerate(sorted(set(schemas))):
                     self._schemas[original] = f"{_PREFIX}{self.token}_{number}"
                     conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(self._schemas[original])))
