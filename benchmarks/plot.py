@@ -36,7 +36,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     axes.grid(axis="x", which="both", alpha=0.2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if value in {0.2, 0.5, 2, 5} else "")
-    axes.set_xlabel("figure ÷ target: left of the line is better than asked for; ◆ median, dots single rounds")
+    axes.set_xlabel("figure ÷ target, less is better; ◆ median, dots: rounds")
     figure.savefig(path, metadata={"Date": None, "Creator": None})
     plt.close(figure)
 
