@@ -25,6 +25,10 @@ def main() -> None:
     started = time.monotonic()
     size = options.size_mb * 1_000_000 if options.size_mb else LARGE if options.large else USUAL
     cases = LARGE_CASES if options.large else CASES
+    whole = not options.only and not options.rounds and not options.size_mb
+    out = options.out or (HERE if whole else None)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     facts = machine.facts()
     lines: list[Line] = []
     broken: list[str] = []
@@ -45,8 +49,6 @@ def main() -> None:
     _say("\n" + text)
     if options.json:
         options.json.write_text(json.dumps(report.as_json(lines, facts), indent=1) + "\n")
-    whole = not options.only and not options.rounds and not options.size_mb
-    out = options.out or (HERE if whole else None)
     if out is not None:
         suffix = "-large" if options.large else ""
         picture = out / f"results{suffix}.svg"

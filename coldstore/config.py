@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     readers: int = Field(2, ge=1, le=64, description="Connections that read everybody's memory at once.")
     writers: int = Field(4, ge=1, le=64, description="Documents that --each-user writes at once.")
     # A frame is held a few times over (read, joined, compressed, in flight), for each reader: 64 MB of frames is 1 GB of memory.
-    frame_mb: int = Field(8, ge=1, le=64, description="Plain megabytes of a frame.")
+    frame_mb: int = Field(4, ge=1, le=64, description="Plain megabytes of a frame.")
 
     jobs: int = Field(2, ge=1, le=64, description="Connections that a restore loads with at once.")
     maintenance_work_mem: str = Field(

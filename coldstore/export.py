@@ -54,7 +54,7 @@ class ExportOptions:
     readers: int = 2
     encoders: int = 2
     writers: int = 4
-    frame_size: int = 8 << 20
+    frame_size: int = 4 << 20
     allow_empty: bool = False
 
 

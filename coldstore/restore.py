@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 import psycopg
@@ -344,14 +344,28 @@ def _build(crew: Crew, plans: Sequence[TablePlan], staging: Staging, progress: P
             if c.kind != "f" and set(c.columns) <= names
         ]
     left_out: list[str] = []
+    wide = [p for p in plans if _has_vector_index(p.source) and not p.source.partitions]
 
     def build(conn: Connection, statement: Any, what: str) -> None:
         with errors_as("build"):
             if sentence := make(conn, statement, what):
                 left_out.append(sentence)
 
+    # Vectors lie out of line, so the table looks too small for Postgres to build their index with more than one process.
+    _set_workers(crew, wide, "SET (parallel_workers = 2)")
     crew.run(lambda conn, s=statement, w=what: build(conn, s, w) for statement, what in statements)  # type: ignore[misc]
+    _set_workers(crew, wide, "RESET (parallel_workers)")
     return left_out
+
+
+def _has_vector_index(table: model.Table) -> bool:
+    return any(i.using.startswith(("hnsw", "ivfflat")) for i in table.indexes)
+
+
+def _set_workers(crew: Crew, plans: Sequence[TablePlan], how: LiteralString) -> None:
+    with crew.connection() as conn, errors_as("build"):
+        for plan in plans:
+            conn.execute(ddl.alter(plan.staged_name, how))
 
 
 def _compare_published(conn: Connection, plans: Sequence[TablePlan], loaded: Loaded, scope: Scope) -> None:

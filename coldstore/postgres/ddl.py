@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -115,6 +116,10 @@ def identity(table_name: sql.Identifier, column: model.Column, sequence: model.S
     return _SQL("ALTER TABLE {} ALTER COLUMN {} ADD GENERATED {} AS IDENTITY{}").format(
         table_name, sql.Identifier(column.name), _SQL("ALWAYS" if column.identity.always else "BY DEFAULT"), options
     )
+
+
+def alter(table_name: sql.Identifier, how: LiteralString) -> sql.Composed:
+    return _SQL("ALTER TABLE {} {}").format(table_name, _SQL(how))
 
 
 def constraint(table_name: sql.Identifier, found: model.Constraint, names: Names) -> sql.Composed:

@@ -62,8 +62,14 @@ def make(conn: Connection, statement: sql.Composed, what: str) -> str | None:
     """Make what hangs on a table. Returns a sentence when that calls a function the target lacks: functions are no part of a document,
     and the rows are worth more than what would have guarded them."""
     try:
-        with conn.transaction():
-            conn.execute(statement)
+        try:
+            with conn.transaction():
+                conn.execute(statement)
+        except (pg.DiskFull, pg.OutOfMemory):
+            # Processes that build together share memory, of which a container may have too little: then one alone.
+            with conn.transaction():
+                conn.execute("SET LOCAL max_parallel_maintenance_workers = 0")
+                conn.execute(statement)
     except (pg.UndefinedFunction, pg.InvalidSchemaName) as exc:
         return f"{what} is left out: {exc.diag.message_primary}"
     return None

@@ -7,11 +7,13 @@ the doubling of every backslash that text COPY would do. The inverse is `load.py
 from __future__ import annotations
 
 import re
+import selectors
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from psycopg import errors as pg
 from psycopg import sql
+from psycopg.pq.abc import PGconn
 
 from coldstore.document import model
 from coldstore.errors import CorruptDocument
@@ -58,7 +60,7 @@ def chunks(relation: Relation, *, size: int) -> Iterator[Chunk]:
 def value(column: model.Column, relation: Relation) -> sql.Composable:
     """The expression whose JSON form is the column's value in a document."""
     name = sql.Identifier("s", column.name)
-    if column.form == "text":
+    if column.form == "text" or (column.form == "json" and _is_vector(relation, column.name)):
         return sql.SQL("{}::pg_catalog.text").format(name)
     if column.form == "hex":
         send = sql.SQL(relation.sends[column.name])
@@ -77,6 +79,12 @@ def value(column: model.Column, relation: Relation) -> sql.Composable:
             b=bounds, n=name
         )
     return name
+
+
+def _is_vector(relation: Relation, column: str) -> bool:
+    """pgvector's types. As text they are the same string in the JSON, and Postgres escapes text faster than what it has to look up."""
+    schema, _, name = relation.bases[column].rpartition(".")
+    return bool(schema) and relation.kinds[column] == "text" and name in {"vector", "halfvec", "sparsevec"}
 
 
 def line(relation: Relation, source: sql.Composable) -> tuple[sql.Composable, sql.Composable]:
@@ -220,28 +228,37 @@ def _check_utf8(data: Line) -> None:
 
 
 def _copy_rows(conn: Connection, statement: sql.Composable) -> Iterator[Line]:
-    """Raw binary tuples. libpq is asked directly: one call a row, nothing in between."""
+    """Raw binary tuples. libpq is asked directly, one call a row, and never asked to wait: psycopg keeps the interpreter's lock in that
+    call, and every other reader, the writer and Ctrl-C would wait with it."""
     pgconn = conn.pgconn
     command = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(statement).as_bytes(conn)
     with errors_as("read"):
         result = pgconn.exec_(command)
         if result.status != _COPY_OUT:
             raise pg.error_from_result(result)
-        take = pgconn.get_copy_data
-        size: int
-        data: Line
-        size, data = take(0)
-        if data[: len(_SIGNATURE)] == _SIGNATURE:
-            data = data[_HEADER:]
-        while size > 0:
-            if bytes(data[:2]) == b"\xff\xff":
-                break
-            if data:
-                yield data
-            size, data = take(0)
-        while size > 0:
-            size, _ = take(0)
+        with selectors.DefaultSelector() as selector:
+            selector.register(pgconn.socket, selectors.EVENT_READ)
+            yield from _tuples(pgconn, selector)
     _finish(conn)
+
+
+def _tuples(pgconn: PGconn, selector: selectors.BaseSelector) -> Iterator[Line]:
+    take, consume, wait = pgconn.get_copy_data, pgconn.consume_input, selector.select
+    header = len(_SIGNATURE)
+    size: int
+    data: Line
+    while True:
+        size, data = take(1)
+        while size == 0:
+            wait()
+            consume()
+            size, data = take(1)
+        if size < 0:
+            return
+        if header:
+            data, header = data[_HEADER:], 0
+        if data and bytes(data[:2]) != b"\xff\xff":
+            yield data
 
 
 def _finish(conn: Connection) -> None:
