@@ -34,9 +34,7 @@ def scope(*, uid: str | None = None, workspace: str | None = None) -> Scope:
     """One user's, one workspace's or everybody's memory."""
     if uid is not None and workspace is not None:
         raise ConfigError("a snapshot is of one user or of one workspace, not of both")
-    if uid is not None:
-        return Scope.user(uid)
-    return EVERYBODY if workspace is None else Scope.of_workspace(workspace)
+    return Scope.of(uid=uid, workspace=workspace)
 
 
 class ColdStore:

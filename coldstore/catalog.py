@@ -23,10 +23,6 @@ from coldstore.tiers import EVERYBODY, Scope
 
 _FETCHERS = 8
 
-# msgspec works a class out when it is first decoded, and crashes the process when two threads do so at once: here there is one.
-msgspec.json.Decoder(model.Manifest)
-msgspec.json.Decoder(model.Header)
-
 
 def rfc3339(timestamp: int) -> str:
     """Milliseconds since the epoch as `2026-02-26T02:00:00.000Z`."""
@@ -35,9 +31,7 @@ def rfc3339(timestamp: int) -> str:
 
 
 def scope_of(manifest: model.Manifest | model.Header) -> Scope:
-    if manifest.uid is not None:
-        return Scope.user(manifest.uid)
-    return EVERYBODY if manifest.workspace is None else Scope.of_workspace(manifest.workspace)
+    return Scope.of(uid=manifest.uid, workspace=manifest.workspace)
 
 
 class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

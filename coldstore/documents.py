@@ -24,7 +24,7 @@ from coldstore.document import foreign, model
 from coldstore.document.reader import frame_rows, lines, matching_rows, read_header, read_rows
 from coldstore.document.values import splitter
 from coldstore.errors import CorruptDocument, NotFound, ObjectMissing, TruncatedDocument, UnsupportedFormat
-from coldstore.tiers import EVERYBODY, Scope
+from coldstore.tiers import Scope
 
 _READ = 1 << 20
 _PART = 4 << 20  # bytes of rows in a part of a document that is read from front to back
@@ -126,7 +126,7 @@ class StoredDocument:
 
     @property
     def scope(self) -> Scope:
-        return _scope(self.manifest.uid, self.manifest.workspace)
+        return Scope.of(uid=self.manifest.uid, workspace=self.manifest.workspace)
 
     @property
     def snapshot_at(self) -> str | None:
@@ -192,7 +192,7 @@ class LineFile:
         with closing(open_chunks()) as chunks:
             self.header = read_header(next(lines(chunks), b""), key=name)
         self.schema: model.Schema | None = self.header.schema
-        self.scope = _scope(self.header.uid, self.header.workspace)
+        self.scope = Scope.of(uid=self.header.uid, workspace=self.header.workspace)
         self.snapshot_at: str | None = self.header.snapshot_at
 
     def parts(self, wanted: Iterable[str], only: Owner | None = None) -> Generator[Part]:
@@ -234,7 +234,7 @@ class ForeignFile:
                 self.members[array] = set()
         uid, workspace = skeleton.get("uid"), skeleton.get("workspace")
         self.says_whose = "uid" in skeleton or "workspace" in skeleton
-        self.scope = _scope(None if uid is None else str(uid), None if workspace is None else str(workspace))
+        self.scope = Scope.of(uid=None if uid is None else str(uid), workspace=None if workspace is None else str(workspace))
         at = skeleton.get("snapshotAt", skeleton.get("snapshot_at"))
         self.snapshot_at = at if isinstance(at, str) else None
         if not any(isinstance(v, list) for v in skeleton.values()):
@@ -259,12 +259,6 @@ def _gathered(rows: Iterator[tuple[str, bytes]], only: Owner | None) -> Generato
             held.append(row)
     if held:
         yield Part(array, size, lambda: held)
-
-
-def _scope(uid: str | None, workspace: str | None) -> Scope:
-    if uid is not None:
-        return Scope.user(uid)
-    return EVERYBODY if workspace is None else Scope.of_workspace(workspace)
 
 
 def open_file(path: Path) -> Document:

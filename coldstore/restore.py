@@ -149,7 +149,7 @@ def _refuse_early(conn: Connection, plans: Sequence[TablePlan], scope: Scope, op
                 continue
             if options.mode.name == "fresh":
                 refuse_rows(conn, plan, scope)
-            plan.existing = count_scope(conn, plan, scope, whole=False) if options.dry_run else 0
+            plan.existing = count_scope(conn, plan, scope) if options.dry_run else 0
 
 
 def _count(document: Document, plans: Sequence[TablePlan], only: Owner | None, progress: Progress) -> dict[str, int]:

@@ -91,6 +91,13 @@ class Scope:
     def of_workspace(cls, workspace: str) -> Scope:
         return cls("workspace", workspace)
 
+    @classmethod
+    def of(cls, *, uid: str | None = None, workspace: str | None = None) -> Scope:
+        """The user's, else the workspace's, else everybody's."""
+        if uid is not None:
+            return cls.user(uid)
+        return cls() if workspace is None else cls.of_workspace(workspace)
+
     @property
     def uid(self) -> str | None:
         return self.value if self.kind == "uid" else None

@@ -232,6 +232,11 @@ class Manifest(_Value, frozen=True, kw_only=True, omit_defaults=False):
         return {t.tier: t.rows for t in self.tiers}
 
 
+# msgspec works a class out when it is first decoded, and crashes the process when two threads do so at once: here there is one.
+msgspec.json.Decoder(Manifest)
+msgspec.json.Decoder(Header)
+
+
 def canonical(value: Any) -> bytes:
     """Sorted keys, no spaces, UTF-8: equal values give equal bytes."""
     return msgspec.json.encode(value, order="sorted")

@@ -60,7 +60,7 @@ def describe(url: str) -> str:
     return f"{host}{':' + str(parts['port']) if parts.get('port') else ''}/{parts.get('dbname') or parts.get('user') or ''}"
 
 
-def connect(url: str, *, purpose: str = "coldstore", pin: bool = True) -> Connection:
+def connect(url: str, *, purpose: str = "coldstore") -> Connection:
     """A connection in autocommit mode, its session pinned and its `search_path` empty. Raises `DatabaseUnreachable` or `ConfigError`."""
     try:
         parts = conninfo_to_dict(normalise(url))
@@ -80,10 +80,9 @@ def connect(url: str, *, purpose: str = "coldstore", pin: bool = True) -> Connec
         version = conn.info.server_version // 10000
         conn.close()
         raise DatabaseError(f"PostgreSQL {version} at {describe(url)} is too old", hint="coldstore needs PostgreSQL 14 or newer.")
-    if pin:
-        with errors_as("connect"):
-            (conn.role_search_path,) = conn.execute("SELECT current_setting('search_path')").fetchone() or ("",)
-            conn.execute(_PINNED)
+    with errors_as("connect"):
+        (conn.role_search_path,) = conn.execute("SELECT current_setting('search_path')").fetchone() or ("",)
+        conn.execute(_PINNED)
     return conn
 
 

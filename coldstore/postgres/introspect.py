@@ -83,11 +83,6 @@ class Relation:
         """The same relation under another description of its columns."""
         return replace(self, table=table)
 
-    @property
-    def stored_columns(self) -> list[model.Column]:
-        """Columns that can be written: all but generated ones."""
-        return [c for c in self.table.columns if c.generated is None]
-
 
 @dataclass(slots=True)
 class Catalog:

@@ -71,9 +71,9 @@ def scope_rows(plan: TablePlan, scope: Scope) -> sql.Composable:
     return scope_condition(plan.table, scope, isolated=True) or _SQL("true")
 
 
-def count_scope(conn: Connection, plan: TablePlan, scope: Scope, *, whole: bool) -> int:
-    """Rows of the scope in the target; `whole`: of everybody, whatever the tier's `where` says."""
-    condition = _SQL("true") if whole else scope_rows(plan, scope)
+def count_scope(conn: Connection, plan: TablePlan, scope: Scope) -> int:
+    """Rows of the scope in the target."""
+    condition = scope_rows(plan, scope)
     (count,) = conn.execute(_SQL("SELECT count(*) FROM {} AS s WHERE {}").format(plan.name, condition)).fetchone() or (0,)
     return int(count)
 
