@@ -399,7 +399,6 @@ def _root(
 
 # --- errors ------------------------------------------------------------------------------------------------------------------------
 
-_HAND_OVER = 0.0005  # seconds
 _BROKEN_PIPE = 141  # 128 + the signal's number, as a shell has it
 
 # For errors that do not say themselves what to do.
@@ -483,15 +482,12 @@ def _abandon_output() -> None:
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run the command that the arguments name, and exit with its code."""
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _stop)
     if sys.stdout is None:  # started with it closed; the first file opened now takes its place
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
-    # Readers and encoders hand the interpreter over for each row; at the usual 5 ms a hand-over they wait longer than they work. This is
-    # the whole process's setting, so only the program makes it, never the library.
-    sys.setswitchinterval(_HAND_OVER)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no → is no reason to fail
 

@@ -16,6 +16,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from coldstore.errors import NotFound
@@ -114,6 +115,7 @@ def parse_id(snapshot: str) -> tuple[str, int]:
     return match["scope"], int(match["ms"])
 
 
+@lru_cache(maxsize=64)
 def date_of(timestamp: int) -> str:
     """The UTC date of milliseconds since the epoch, `2026-02-26`."""
     return datetime.fromtimestamp(timestamp / 1000, UTC).strftime("%Y-%m-%d")
