@@ -20,7 +20,7 @@ _HAND_OVER = 0.0005  # seconds
 def main() -> NoReturn:
     gc.disable()
     try:
-        from coldstore import cli  # noqa: PLC0415 — a Ctrl-C that comes while half the modules are loaded is no defect
+        from coldstore import cli  # a Ctrl-C while half the modules are loaded is no defect
     except KeyboardInterrupt:
         os._exit(130)
     gc.freeze()
