@@ -1,85 +1,35 @@
-"""The command line: arguments in, `ColdStore` calls, results out. No logic of its own.
-
-Every command has `--json`: one JSON value on standard output, errors as `{"error", "message", "hint", …}` on standard error. Exit codes
-are those of `errors.py` and nothing else; 130 after Ctrl-C, 143 after SIGTERM. A traceback appears only with COLD_STORE_DEBUG=1.
-"""
+"""Commands that move memory: out to the store, a look at what is there, and back."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from io import TextIOWrapper
+from collections.abc import Iterator
+from datetime import date as day
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
-import msgspec
 import typer
 
-from coldstore import __version__, terminal
-from coldstore.app import MODES, ON_CONFLICT, ColdStore
+from coldstore import terminal
+from coldstore.app import MODES, ON_CONFLICT
 from coldstore.catalog import SnapshotInfo
-from coldstore.config import load
+from coldstore.cli.common import (
+    Config,
+    Database,
+    Json,
+    Label,
+    SnapshotId,
+    StoreUrl,
+    Uid,
+    Workspace,
+    app,
+    opened,
+    print_json,
+    write,
+)
 from coldstore.documents import Owner, StoredDocument
-from coldstore.errors import ColdStoreError, ConfigError, DatabaseError, DocumentError, NotFound, StoreError, VerifyFailed
+from coldstore.errors import ColdStoreError, ConfigError, NotFound
 from coldstore.storage import layout
 from coldstore.tiers import Scope
-
-app = typer.Typer(
-    name="coldstore",
-    help="The cold store for the long-term memory that AI agents keep in Postgres.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
-Config = Annotated[Path | None, typer.Option("--config", help="Configuration file. Default: coldstore.toml of the current folder.")]
-StoreUrl = Annotated[str | None, typer.Option("--store", help="Folder or URL of the store, instead of the configured one.")]
-Database = Annotated[str | None, typer.Option("--database", help="Source database, instead of DATABASE_URL.")]
-Uid = Annotated[str | None, typer.Option("--uid", help="Only this user's memory.")]
-Workspace = Annotated[str | None, typer.Option("--workspace", help="Only this workspace's memory.")]
-Label = Annotated[str | None, typer.Option("--label", help="Name of a snapshot, `before-upgrade`.")]
-SnapshotId = Annotated[str | None, typer.Argument(metavar="ID", help="A snapshot's id, as `list` shows it.")]
-
-
-@contextmanager
-def _opened(config: Path | None, **flags: Any) -> Iterator[ColdStore]:
-    for name, value in flags.items():
-        if value == "":  # `--store "$UNSET"` must not end up wherever the default is
-            raise ConfigError(f"{_FLAGS[name]} is empty", hint="Name something, or leave the option out.")
-    with ColdStore(load(config=config, flags=flags)) as store:
-        yield store
-
-
-_FLAGS = {"url": "--store", "database_url": "--database", "compression": "--compression"}
-
-
-def _print_json(value: Any) -> None:
-    _write(msgspec.json.encode(value) + b"\n")
-
-
-def _write(data: bytes) -> None:
-    with _printing():
-        sys.stdout.buffer.write(data)
-
-
-@contextmanager
-def _printing() -> Iterator[None]:
-    """A full disk behind `> file` is no defect of ours; a reader that went away is no error at all and passes."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as exc:
-        _abandon_output()
-        raise ColdStoreError(
-            f"standard output cannot be written to: {exc.strerror}", hint="What was asked for is done; only its result is not printed."
-        ) from exc
 
 
 @app.command()
@@ -95,10 +45,10 @@ def init(
     Snapshots and restores need none of them. With --reference-schema it also makes daily_memories, graph_entities, procedural_memory
     and the other reference tables, for those who have none yet; what is there stays.
     """
-    with _opened(config, database_url=database) as store:
+    with opened(config, database_url=database) as store:
         applied = store.init(reference_schema=reference_schema)
     if json:
-        _print_json({"migrations": applied, "referenceSchema": reference_schema})
+        print_json({"migrations": applied, "referenceSchema": reference_schema})
     else:
         print(f"{len(applied)} migrations applied." if applied else "The coldstore tables are up to date.")
         if reference_schema:
@@ -124,7 +74,7 @@ def snapshot(
     if sum([everybody, uid is not None, workspace is not None, each_user]) > 1:
         raise ConfigError("choose one of --all, --uid, --workspace and --each-user")
     with (
-        _opened(config, url=store_url, database_url=database, compression=compression) as store,
+        opened(config, url=store_url, database_url=database, compression=compression) as store,
         terminal.progress(quiet=json) as progress,
     ):
         if each_user:
@@ -137,7 +87,7 @@ def snapshot(
             found = [store.snapshot(uid=uid, workspace=workspace, label=label, allow_empty=allow_empty, progress=progress)]
         where = store.store.url
     if json:
-        _print_json(found if each_user else found[0])
+        print_json(found if each_user else found[0])
     elif each_user:
         total = sum(i.stored_bytes for i in found)
         print(f"{len(found)} users, {sum(sum(i.rows.values()) for i in found):,} rows, {terminal.size(total)} in {where}")
@@ -180,13 +130,13 @@ def list_snapshots(
     _check_date(date)
     if everybody and (uid is not None or workspace is not None):
         raise ConfigError("choose one of --all, --uid and --workspace")
-    with _opened(config, url=store_url) as store:
+    with opened(config, url=store_url) as store:
         found = list(
             store.list_snapshots(uid=uid, workspace=workspace, everybody=everybody, date=date, label=label, kind=kind, limit=limit)
         )
         where = store.store.url
     if json:
-        _print_json([i.as_dict() if isinstance(i, ColdStoreError) else i for i in found])
+        print_json([i.as_dict() if isinstance(i, ColdStoreError) else i for i in found])
     elif found:
         terminal.console().print(terminal.snapshots(found))
     else:
@@ -194,8 +144,6 @@ def list_snapshots(
 
 
 def _check_date(date: str | None) -> None:
-    from datetime import date as day
-
     if date is not None:
         try:
             day.fromisoformat(date)
@@ -212,11 +160,11 @@ def show(
     json: Json = False,
 ) -> None:
     """Everything the manifest says about one snapshot."""
-    with _opened(config, url=store_url) as store:
+    with opened(config, url=store_url) as store:
         manifest = store.manifest(snapshot_id)
         where = store.store.url
     if json:
-        _print_json(manifest)
+        print_json(manifest)
         return
     _show(SnapshotInfo.of(manifest), where)
     source = manifest.database
@@ -243,15 +191,15 @@ def cat(
     config: Config = None,
 ) -> None:
     """Print the plain document; with --uid or --tier, only those rows, one JSON object a line. Every byte is checked on the way."""
-    with _opened(config, url=store_url) as store:
+    with opened(config, url=store_url) as store:
         document = StoredDocument(store.store, store.manifest(snapshot_id))
         if uid is None and tier is None:
             for chunk in document.chunks():
-                _write(chunk)
+                write(chunk)
             return
         found = 0
         for found, row in enumerate(_rows(document, uid, tier), 1):  # noqa: B007
-            _write(bytes(row) + b"\n")
+            write(bytes(row) + b"\n")
     if uid is not None and not found:
         raise NotFound(f"{snapshot_id} has not one row of {uid!r}{f' in {tier}' if tier else ''}", hint="Check the spelling.")
 
@@ -305,7 +253,7 @@ def restore(
         raise ConfigError("--to is empty", hint="Name the database to restore into: postgresql://user@host:5432/database.")
     if on_conflict not in ON_CONFLICT:
         raise ConfigError(f"--on-conflict cannot be {on_conflict!r}", hint=f"It is one of {', '.join(ON_CONFLICT)}.")
-    with _opened(config, url=store_url) as store, terminal.progress(quiet=json) as progress:
+    with opened(config, url=store_url) as store, terminal.progress(quiet=json) as progress:
         report = store.restore(
             snapshot_id,
             to=to,
@@ -321,7 +269,7 @@ def restore(
             progress=progress,
         )
     if json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
         return
     verb = "would restore" if report.dry_run else "restored"
     print(f"{verb} {report.document} ({report.snapshot_at}) of {report.scope} to {report.target}, mode {report.mode}")
@@ -337,39 +285,6 @@ def restore(
 
 
 @app.command()
-def verify(
-    snapshot_id: SnapshotId = None,
-    *,
-    everything: Annotated[bool, typer.Option("--all", help="Every snapshot in the store.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte; compare hashes, rows and digests.")] = False,
-    store_url: StoreUrl = None,
-    config: Config = None,
-    json: Json = False,
-) -> None:
-    """Check that snapshots are whole: manifest and sizes, and with --deep every byte. Exit code 9 when one is not."""
-    if (snapshot_id is None) == (not everything):
-        raise ConfigError("say what to verify", hint="coldstore verify ID, or coldstore verify --all.")
-    with _opened(config, url=store_url) as store, terminal.progress(quiet=json) as progress:
-        verdicts = list(store.verify(snapshot_id, deep=deep, progress=progress))
-        if not verdicts:  # all of nothing is whole, but whoever asks believes that there is something
-            raise NotFound(f"there is no snapshot in {store.store.url}", hint="Check --store, COLD_STORE_* or coldstore.toml.")
-        strays = store.orphans() if everything else []
-    bad = [v for v in verdicts if not v.ok]
-    if json:
-        _print_json({"ok": not bad, "checked": len(verdicts), "results": [v.as_dict() for v in verdicts], "orphans": strays})
-    else:
-        for verdict in verdicts:
-            print(f"{'ok     ' if verdict.ok else 'DAMAGED'} {verdict.id}  {verdict.rows:,} rows, {terminal.size(verdict.bytes)}")
-            for problem in verdict.problems:
-                print(f"        {problem}")
-        for key in strays:
-            print(f"no snapshot's {terminal.printable(key)}")
-        print(f"{len(verdicts)} checked{' deeply' if deep else ''}, {len(bad)} damaged")
-    if bad:
-        raise typer.Exit(VerifyFailed.exit_code)
-
-
-@app.command()
 def demo(
     *,
     folder: Annotated[Path, typer.Option("--folder", help="Where the demo's store is left.")] = Path("coldstore-demo"),
@@ -381,135 +296,4 @@ def demo(
 
     result = run(folder=folder, users=users, say=(lambda _: None) if json else print)
     if json:
-        _print_json(result)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"coldstore {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    *, version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False
-) -> None:
-    pass
-
-
-# --- errors ------------------------------------------------------------------------------------------------------------------------
-
-_BROKEN_PIPE = 141  # 128 + the signal's number, as a shell has it
-
-# For errors that do not say themselves what to do.
-_USUAL_HINTS: dict[type[ColdStoreError], str] = {
-    ConfigError: "See `coldstore --help`.",
-    DatabaseError: "The database server's log may tell more.",
-    StoreError: "Check the store's address: --store, COLD_STORE_* or coldstore.toml.",
-    DocumentError: "Use another snapshot; `coldstore list` shows what there is.",
-    NotFound: "`coldstore list` shows what there is.",
-}
-
-
-_SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
-_received: list[signal.Signals] = []
-
-
-class Interrupted(ColdStoreError):
-    """How the end by a signal is reported. The exit code is 128 + the signal's number, as a shell has it."""
-
-    def __init__(self, number: signal.Signals) -> None:
-        self.exit_code = 128 + number
-        super().__init__(f"{_SIGNALS[number]}; nothing half-done was published", hint="Run it again.")
-
-
-def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    """Any signal to end unwinds like Ctrl-C, so that nothing half-written stays; psycopg cancels what the server is doing."""
-    _received.append(signal.Signals(number))
-    raise KeyboardInterrupt
-
-
-def _report(error: ColdStoreError) -> None:
-    usual = next((hint for kind, hint in _USUAL_HINTS.items() if isinstance(error, kind)), None)
-    hint = error.hint or usual
-    if "--json" in sys.argv:
-        sys.stderr.write(msgspec.json.encode(error.as_dict() | {"hint": hint}).decode() + "\n")
-        return
-    sys.stderr.write(f"error: {error}\n")
-    if hint:
-        sys.stderr.write(f"hint: {hint}\n")
-
-
-def _guarded(run: Callable[[], int]) -> int:
-    """Run and translate whatever comes out into an exit code."""
-    try:
-        code = run()
-        with _printing():
-            sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output went away (`| head`)
-        _abandon_output()
-        return _BROKEN_PIPE
-    except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 — the last place where an error can become a sentence
-        if os.environ.get("COLD_STORE_DEBUG"):
-            traceback.print_exc()
-        error = _translated(exc)
-        with suppress(OSError):  # a terminal that hung up reads no message
-            _report(error)
-        return error.exit_code
-    return code
-
-
-def _translated(exc: BaseException) -> ColdStoreError:
-    match exc:
-        case ColdStoreError():
-            return exc
-        case KeyboardInterrupt():
-            return Interrupted(_received[0] if _received else signal.SIGINT)
-        case MemoryError():
-            return ColdStoreError("out of memory", hint="Lower `readers` or `frame_mb`.")
-        case UnicodeEncodeError():
-            return ConfigError("an argument or variable is not valid UTF-8", hint="Postgres text and snapshots are UTF-8.")
-        case _:
-            return ColdStoreError(
-                f"unexpected {type(exc).__name__}: {exc}", hint="This is a defect. COLD_STORE_DEBUG=1 shows where it happened."
-            )
-
-
-def _abandon_output() -> None:
-    """Python would complain once more when it flushes standard output at exit."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def main() -> NoReturn:
-    """Run the command that the arguments name, and exit with its code."""
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, _stop)
-    if sys.stdout is None:  # started with it closed; the first file opened now takes its place
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no → is no reason to fail
-
-    def run() -> int:
-        try:
-            code = int(app(sys.argv[1:] or ["--help"], prog_name="coldstore", standalone_mode=False) or 0)
-        except SystemExit:  # Click's answer to a broken pipe
-            raise BrokenPipeError from None
-        except _usage_error() as exc:
-            context = getattr(exc, "ctx", None)
-            command = context.command_path if context else "coldstore"
-            raise ConfigError(exc.format_message(), hint=f"See `{command} --help`.") from None
-        if _received:  # Typer makes an exit code of the exception
-            raise Interrupted(_received[0])
-        return code
-
-    code = _guarded(run)
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # it is over: whoever is impatient now shall not see Python die
-    sys.exit(code)
-
-
-def _usage_error() -> type[Any]:
-    """What the argument parser raises, wherever this version of Typer keeps it."""
-    return next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+        print_json(result)

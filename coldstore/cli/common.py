@@ -1,0 +1,75 @@
+"""What the commands share: the options that several take, an opened `ColdStore`, and printing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from coldstore.app import ColdStore
+from coldstore.config import load
+from coldstore.errors import ColdStoreError, ConfigError
+
+app = typer.Typer(
+    name="coldstore",
+    help="The cold store for the long-term memory that AI agents keep in Postgres.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+Config = Annotated[Path | None, typer.Option("--config", help="Configuration file. Default: coldstore.toml of the current folder.")]
+StoreUrl = Annotated[str | None, typer.Option("--store", help="Folder or URL of the store, instead of the configured one.")]
+Database = Annotated[str | None, typer.Option("--database", help="Source database, instead of DATABASE_URL.")]
+Uid = Annotated[str | None, typer.Option("--uid", help="Only this user's memory.")]
+Workspace = Annotated[str | None, typer.Option("--workspace", help="Only this workspace's memory.")]
+Label = Annotated[str | None, typer.Option("--label", help="Name of a snapshot, `before-upgrade`.")]
+SnapshotId = Annotated[str | None, typer.Argument(metavar="ID", help="A snapshot's id, as `list` shows it.")]
+
+
+@contextmanager
+def opened(config: Path | None, **flags: Any) -> Iterator[ColdStore]:
+    for name, value in flags.items():
+        if value == "":  # `--store "$UNSET"` must not end up wherever the default is
+            raise ConfigError(f"{_FLAGS[name]} is empty", hint="Name something, or leave the option out.")
+    with ColdStore(load(config=config, flags=flags)) as store:
+        yield store
+
+
+_FLAGS = {"url": "--store", "database_url": "--database", "compression": "--compression"}
+
+
+def print_json(value: Any) -> None:
+    write(msgspec.json.encode(value) + b"\n")
+
+
+def write(data: bytes) -> None:
+    with printing():
+        sys.stdout.buffer.write(data)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """A full disk behind `> file` is no defect of ours; a reader that went away is no error at all and passes."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        abandon_output()
+        raise ColdStoreError(
+            f"standard output cannot be written to: {exc.strerror}", hint="What was asked for is done; only its result is not printed."
+        ) from exc
+
+
+def abandon_output() -> None:
+    """Python would complain once more when it flushes standard output at exit."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
