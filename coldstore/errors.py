@@ -18,6 +18,8 @@ sentence and the hint and exits with `exit_code`. Errors of third parties are tr
     │   ├── InvalidKey                         a key that would leave its folder
     │   ├── ObjectExists                       create-only, and it is there
     │   ├── ObjectMissing
+    │   ├── ObjectLocked                       kept from deletion until a date, or by a hold
+    │   ├── RetentionRefused                   a place that cannot keep an object from deletion was asked to
     │   └── StoreFull                          disk or quota
     ├── DocumentError                      5   what was read is not what was written
     │   ├── CorruptDocument
@@ -30,7 +32,19 @@ sentence and the hint and exits with `exit_code`. Errors of third parties are tr
     │   ├── SchemaMismatch                     a column, type or table that the target lacks
     │   └── RestoreConflict                    a row that belongs to somebody else, or is there already
     ├── ContentMismatch                    8   after loading, the content was not the snapshot's
-    └── VerifyFailed                       9   `verify` found damage
+    ├── VerifyFailed                       9   `verify` found damage, or a drill did not prove its snapshot
+    ├── KeyRingError                      10   the key that seals or opens snapshots cannot be used
+    │   ├── KeyMissing                         what it was sealed for is not configured
+    │   ├── WrongKey                           it is configured, and does not open this
+    │   ├── KeyRetired                         it was rotated away, disabled or deleted
+    │   └── KeyRingUnavailable                 the KMS cannot be reached, or denies access
+    ├── PruneIncomplete                   12   something that was to be deleted is still there
+    ├── SuspectSnapshot                   13   it is stored, but has so few rows that somebody should look first
+    ├── DoctorFailed                      14   `doctor` found a promise that is not kept
+    └── SignatureError                    11   who wrote it is not who must have
+        ├── SignatureMissing                   one is required, and there is none
+        ├── SignatureUntrusted                 by a key that is not among the trusted ones
+        └── SignatureInvalid                   it does not fit what it signs
 """
 
 from __future__ import annotations
@@ -48,11 +62,16 @@ _ASSIGNED = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+# An entry of a key file, which somebody took for a path or a ring's name.
+_KEY_ENTRY = re.compile(r"(?P<name>coldstore-(?:signing-)?key-\d+:)\S+")
+
 
 def redact(text: str) -> str:
-    """`text` with `***` in the place of every password of a URL or a `name=value` pair, and of what an `Authorization` header says."""
+    """`text` with `***` in the place of every password of a URL or a `name=value` pair, of what an `Authorization` header says, and of
+    every key of coldstore's own."""
     text = _USERINFO.sub(lambda m: f"{m['start']}:***@{m['host']}", text)
     text = _HEADER.sub(lambda m: f"{m['name'] or m['scheme']}***", text)
+    text = _KEY_ENTRY.sub(lambda m: f"{m['name']}***", text)
     return _ASSIGNED.sub(lambda m: f"{m['name']}***", text)
 
 
@@ -136,6 +155,14 @@ class ObjectMissing(StoreError):
     pass
 
 
+class ObjectLocked(StoreError):
+    pass
+
+
+class RetentionRefused(StoreError):
+    pass
+
+
 class StoreFull(StoreError):
     pass
 
@@ -186,3 +213,51 @@ class ContentMismatch(ColdStoreError):
 
 class VerifyFailed(ColdStoreError):
     exit_code = 9
+
+
+class KeyRingError(ColdStoreError):
+    exit_code = 10
+
+
+class KeyMissing(KeyRingError):
+    pass
+
+
+class WrongKey(KeyRingError):
+    pass
+
+
+class KeyRetired(KeyRingError):
+    pass
+
+
+class KeyRingUnavailable(KeyRingError):
+    pass
+
+
+class PruneIncomplete(ColdStoreError):
+    exit_code = 12
+
+
+class SuspectSnapshot(ColdStoreError):
+    exit_code = 13
+
+
+class DoctorFailed(ColdStoreError):
+    exit_code = 14
+
+
+class SignatureError(ColdStoreError):
+    exit_code = 11
+
+
+class SignatureMissing(SignatureError):
+    pass
+
+
+class SignatureUntrusted(SignatureError):
+    pass
+
+
+class SignatureInvalid(SignatureError):
+    pass

@@ -13,6 +13,11 @@ A new object that fits into one chunk (8 MiB): one multipart request with `ifGen
 Every object carries a nonce in its metadata. When the store says "exists already", or its answer to the last step is lost, the object is
 looked at: with our nonce it is ours, from the attempt whose reply we never saw.
 
+Locks (`retain`) are a field of the object, so they go with the request that begins it. A delete of a locked object is refused by Google,
+unless the bucket keeps versions: there it makes the object noncurrent, which hides it. So the bucket is asked once, before the first
+delete, whether it retains objects or keeps versions; where it does, or will not say, each object is looked at first, and one that shows a
+lock is deleted by its generation, which the store refuses while the lock lasts.
+
 Refuses zonal (Rapid) buckets, which do not speak this interface.
 """
 
@@ -22,8 +27,10 @@ import asyncio
 import builtins
 import concurrent.futures
 import contextlib
+import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,7 +43,9 @@ from coldstore.errors import (
     BucketMissing,
     ConfigError,
     ObjectExists,
+    ObjectLocked,
     ObjectMissing,
+    RetentionRefused,
     StoreError,
     StoreFull,
     StoreUnavailable,
@@ -54,7 +63,7 @@ from coldstore.storage.shared import (
     root_prefix,
     usable_key,
 )
-from coldstore.storage.store import ObjectInfo
+from coldstore.storage.store import ObjectInfo, Retention
 
 T = TypeVar("T")
 
@@ -63,9 +72,11 @@ CHUNK_SIZE = 8 * 2**20
 CHUNK_UNIT = 256 * 2**10
 
 OPTIONS = frozenset({"object", "chunk_size", "attempts", "connect_timeout", "read_timeout", "token", "project", "kms_key"})
-OBJECT_SETTINGS = frozenset(
-    {"cacheControl", "contentType", "customTime", "eventBasedHold", "metadata", "retention", "storageClass", "temporaryHold"}
-)
+OBJECT_SETTINGS = frozenset({"cacheControl", "contentType", "customTime", "eventBasedHold", "metadata", "storageClass", "temporaryHold"})
+# Google lets nobody overwrite what is held, and pointers move.
+_HOLDS = frozenset({"eventBasedHold", "temporaryHold"})
+_MODES = {"governance": "Unlocked", "compliance": "Locked"}
+_ABOUT_LOCKS = re.compile(r"retention|under active .*hold", re.IGNORECASE)
 
 _WORTH_REPEATING = {408, 429, 500, 502, 503, 504}
 
@@ -74,7 +85,7 @@ class GcsStore:
     """A `Store` below `bucket/prefix`.
 
     Credentials are found the way Google's own tools find them; an `endpoint_url` is an emulator and is spoken to without any. Options:
-    `object` (fields of every new object: `storageClass`, `retention`, …), `kms_key`, `chunk_size`, `attempts`, `connect_timeout`,
+    `object` (fields of every new object: `storageClass`, `metadata`, …), `kms_key`, `chunk_size`, `attempts`, `connect_timeout`,
     `read_timeout`, `project`, and `token` as gcsfs understands it.
     """
 
@@ -103,11 +114,16 @@ class GcsStore:
         """The object's whole name in the bucket."""
         return self._prefix + usable_key(key)
 
-    def create(self, key: str) -> _Writer:
-        return _Writer(self, key)
+    @property
+    def enforces_retention(self) -> bool:
+        return True
+
+    def create(self, key: str, *, retain: Retention | None = None) -> _Writer:
+        return _Writer(self, key, retain=retain)
 
     def replace(self, key: str, data: bytes) -> None:
-        self.client.run(self.upload(self.name(key), data, nonce=None, op="replace", key=key)).result()
+        resource = {k: v for k, v in self.resource(self.name(key), metadata={}).items() if k not in _HOLDS}
+        self.client.run(self.upload(resource, data, params=self.kms, op="replace", key=key)).result()
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
         check_range(start, length)
@@ -161,17 +177,31 @@ class GcsStore:
         )
 
     def delete(self, key: str) -> None:
-        self.client.call("DELETE", self._object_url(key), op="delete", key=key, expect={200, 204, 404})
+        with contextlib.suppress(ObjectMissing):
+            found = self.fields(key) if self._may_hide else {}
+            locked = any(found.get(field) for field in ("retention", *_HOLDS))
+            exactly = {"generation": str(found["generation"])} if locked else {}
+            self.client.call("DELETE", self._object_url(key), op="delete", key=key, params=exactly)
 
     def close(self) -> None:
         self.client.close()
 
-    async def upload(self, name: str, data: Bytes, *, nonce: str | None, op: str, key: str) -> None:
-        """One request with everything in it; create-only if there is a nonce."""
+    @functools.cached_property
+    def _may_hide(self) -> bool:
+        """Whether a plain delete could make a locked object noncurrent; also where we may not know."""
+        url = f"{self.client.base}/storage/v1/b/{quote(self.bucket, safe='')}"
+        try:
+            bucket = self.client.call("GET", url, op="list", key=None, params={"fields": "objectRetention,versioning"}).json()
+        except AccessDenied:
+            return True
+        return bool(bucket.get("objectRetention") or bucket.get("versioning", {}).get("enabled"))
+
+    async def upload(self, resource: dict[str, Any], data: Bytes, *, params: Mapping[str, str], op: str, key: str) -> None:
+        """One request with everything in it."""
         # A boundary that is drawn anew cannot occur in the data by design or by accident.
         boundary = new_nonce()
         head = (
-            f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(self.resource(name, nonce))}\r\n"
+            f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(resource)}\r\n"
             f"--{boundary}\r\nContent-Type: {self._content_type}\r\n\r\n"
         )
         body = b"".join((head.encode(), data, f"\r\n--{boundary}--\r\n".encode()))
@@ -180,30 +210,34 @@ class GcsStore:
             self.upload_url,
             op=op,
             key=key,
-            params={"uploadType": "multipart", **self.creating(nonce)},
+            params={"uploadType": "multipart", **params},
             headers={"Content-Type": f"multipart/related; boundary={boundary}"},
             data=body,
         )
 
-    async def begin(self, name: str, *, nonce: str, key: str) -> str:
-        """Open a create-only resumable session; its address."""
+    async def begin(self, resource: dict[str, Any], *, params: Mapping[str, str], key: str) -> str:
+        """Open a resumable session; its address."""
         answer = await self.client.acall(
             "POST",
             self.upload_url,
             op="create",
             key=key,
-            params={"uploadType": "resumable", "name": name, **self.creating(nonce)},
+            params={"uploadType": "resumable", "name": resource["name"], **params},
             headers={"Content-Type": "application/json; charset=UTF-8", "X-Upload-Content-Type": self._content_type},
-            data=json.dumps(self.resource(name, nonce)).encode(),
+            data=json.dumps(resource).encode(),
         )
         return str(answer.headers["Location"])
 
-    def resource(self, name: str, nonce: str | None) -> dict[str, Any]:
-        metadata = {**self.settings.get("metadata", {}), **({NONCE: nonce} if nonce else {})}
-        return {"contentType": self._content_type, **self.settings, "name": name, "metadata": metadata}
+    def resource(self, name: str, *, metadata: Mapping[str, str], retain: Retention | None = None) -> dict[str, Any]:
+        """The fields of a new object."""
+        lock = {"retention": {"mode": _MODES[retain.mode], "retainUntilTime": f"{retain.until:%Y-%m-%dT%H:%M:%SZ}"}} if retain else {}
+        mine = {"name": name, "metadata": {**self.settings.get("metadata", {}), **metadata}, **lock}
+        return {"contentType": self._content_type, **self.settings, **mine}
 
-    def creating(self, nonce: str | None) -> dict[str, str]:
-        return {**self.kms, **({"ifGenerationMatch": "0"} if nonce else {})}
+    @property
+    def creating(self) -> dict[str, str]:
+        """The parameters of a request that makes a new object, and overwrites none."""
+        return {**self.kms, "ifGenerationMatch": "0"}
 
     @property
     def upload_url(self) -> str:
@@ -387,10 +421,10 @@ class _Session:
 class _Writer:
     """An object in the making. Bytes are copied out of the caller's buffer before `write` returns."""
 
-    def __init__(self, store: GcsStore, key: str) -> None:
+    def __init__(self, store: GcsStore, key: str, *, retain: Retention | None) -> None:
         self._store, self._key = store, key
-        self._name = store.name(key)
         self._nonce = new_nonce()
+        self._resource = store.resource(store.name(key), metadata={NONCE: self._nonce}, retain=retain)
         self._buffer = bytearray()
         self._session: _Session | None = None
         self._open = False
@@ -435,7 +469,7 @@ class _Writer:
 
     def _begin(self) -> _Session:
         client = self._store.client
-        address = client.run(self._store.begin(self._name, nonce=self._nonce, key=self._key)).result()
+        address = client.run(self._store.begin(self._resource, params=self._store.creating, key=self._key)).result()
         self._session = _Session(client, key=self._key, address=address)
         return self._session
 
@@ -444,20 +478,27 @@ class _Writer:
             raise StoreError(f"{self._key!r} was not written: an earlier write had failed", op="create", key=self._key)
         try:
             if self._session is None:
-                work = self._store.upload(self._name, self._buffer, nonce=self._nonce, op="create", key=self._key)
+                work = self._store.upload(self._resource, self._buffer, params=self._store.creating, op="create", key=self._key)
                 self._store.client.run(work).result()
             else:
                 self._session.send(self._buffer, last=True)
-        except StoreError:
-            if not self._is_ours():
+        except StoreError as exc:
+            if not self._is_ours(exc):
                 raise
         self._session = None
 
-    def _is_ours(self) -> bool:
+    def _is_ours(self, refused: StoreError) -> bool:
         try:
             return bool(self._store.fields(self._key).get("metadata", {}).get(NONCE) == self._nonce)
-        except StoreError:
+        except (ObjectMissing, AccessDenied):
             return False
+        except StoreError as exc:
+            if not isinstance(refused, ObjectExists):
+                return False
+            # Called a conflict, it would have the caller clear away what may be its own.
+            raise StoreUnavailable(
+                f"Could not find out whether {self._key!r} was written: {exc}", hint="Run it again.", op="create", key=self._key
+            ) from exc
 
 
 def _emulator() -> str | None:
@@ -472,7 +513,8 @@ def _object_settings(given: object) -> dict[str, Any]:
     settings = dict(cast("Mapping[str, Any]", given or {}))
     if unknown := sorted(set(settings) - OBJECT_SETTINGS):
         raise ConfigError(
-            f"Unknown object setting for a gs store: {', '.join(unknown)}", hint=f"Known: {', '.join(sorted(OBJECT_SETTINGS))}."
+            f"Unknown object setting for a gs store: {', '.join(unknown)}",
+            hint=f"Known: {', '.join(sorted(OBJECT_SETTINGS))}. Retention is set by retain_days and retain_mode.",
         )
     return settings
 
@@ -508,10 +550,18 @@ def _no_credentials(url: str, *, op: str, key: str | None) -> AccessDenied:
     )
 
 
-def _translate_answer(answer: _Answer, *, op: str, key: str | None, url: str) -> StoreError:
+def _translate_answer(answer: _Answer, *, op: str, key: str | None, url: str) -> StoreError:  # noqa: PLR0911 - a table in code
     status, said = answer.status, _message(answer.body)
     what = f"{op} {key!r} in {url}" if key is not None else f"{op} {url}"
     where: dict[str, Any] = {"op": op, "key": key}
+    if op == "create" and status in {400, 412} and _ABOUT_LOCKS.search(said):
+        return RetentionRefused(
+            f"{url} does not lock what is written to it: {status} {said}",
+            hint="Use a bucket made for object retention (docs/how-to/immutability.md), or leave retain_days out.",
+            **where,
+        )
+    if op in {"delete", "replace"} and status == 403 and _ABOUT_LOCKS.search(said):
+        return ObjectLocked(f"{key!r} in {url} is locked, and the store did not {op} it: {said}", **where)
     if status == 404 and (op in {"create", "replace", "list"} or "bucket does not exist" in said.lower()):
         return BucketMissing(f"There is no bucket for {url}", hint="Make the bucket first, or correct its name.", **where)
     if status == 404:

@@ -30,7 +30,7 @@ from coldstore.errors import (
     redact,
 )
 from coldstore.storage.shared import Bytes, check_folder, check_prefix, check_range, flat, new_nonce, root_prefix, usable_key
-from coldstore.storage.store import ObjectInfo
+from coldstore.storage.store import ObjectInfo, Retention
 
 TEMPORARY = ".tmp-"
 
@@ -72,7 +72,11 @@ class FsspecStore:
     def path(self, key: str) -> str:
         return f"{self._url}/{usable_key(key)}"
 
-    def create(self, key: str) -> _Writer:
+    @property
+    def enforces_retention(self) -> bool:
+        return False
+
+    def create(self, key: str, *, retain: Retention | None = None) -> _Writer:  # noqa: ARG002 - nothing here keeps a date; the manifest does
         usable_key(key)
         return _Writer(self, key)
 

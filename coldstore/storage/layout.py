@@ -1,7 +1,10 @@
 """Where things lie in a store: the pure mapping between snapshots and keys, in both directions.
 
-    snapshots/{date}/{id}.json[.gz|.zst]      the document
+    snapshots/{date}/{id}.json[.gz|.zst][.enc]    the document
     snapshots/{date}/{id}.manifest.json       the manifest
+    snapshots/{date}/{id}.keys-{nnnn}.json    its data key, wrapped once more
+    deletions/{date}/{timestamp}-{nonce}.json what coldstore deleted
+    drills/{id}/{timestamp}-{outcome}.json    what a drill found out; the outcome is `proven` or `failed`
     latest/{scope}.json                       pointer to the scope's newest good snapshot
     checkpoints/{scope}/{label}.json          pointer to a named one
 
@@ -25,7 +28,10 @@ from coldstore.tiers import EVERYBODY, Scope
 SNAPSHOTS = "snapshots/"
 LATEST = "latest/"
 CHECKPOINTS = "checkpoints/"
+DELETIONS = "deletions/"
+DRILLS = "drills/"
 MANIFEST_SUFFIX = ".manifest.json"
+KEYS_SUFFIX = ".keys-"
 
 #: Longest encoded name. `memory-` + `ws~` + name + `-` + 15 digits + `.manifest.json` stays under the 255 bytes of a file name.
 MAX_NAME = 180
@@ -33,6 +39,9 @@ _HASH_HEX = 32  # 128 bits: two long uids that agree so far do not exist
 _UNSAFE = re.compile(rb"[^A-Za-z0-9._@+-]")
 _ID = re.compile(r"memory-(?P<scope>[A-Za-z0-9._@+%~-]+)-(?P<ms>[0-9]{1,15})\Z")
 _KEY = re.compile(r"snapshots/(?P<date>\d{4}-\d{2}-\d{2})/(?P<id>memory-[^/]+-[0-9]{1,15})(?P<suffix>\.[^/]*)\Z")
+_KEYS = re.compile(r"snapshots/(?P<date>\d{4}-\d{2}-\d{2})/(?P<id>memory-[^/]+-[0-9]{1,15})(?P<suffix>\.keys-[0-9]{4,}\.json)\Z")
+_DELETION = re.compile(r"deletions/\d{4}-\d{2}-\d{2}/(?P<ms>[0-9]{1,15})-[0-9a-f]+\.json\Z")
+_DRILL = re.compile(r"drills/(?P<id>memory-[^/]+)/(?P<ms>0|[1-9][0-9]{0,14})-(?P<outcome>proven|failed)\.json\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,19 @@ class SnapshotKey:
     @property
     def is_manifest(self) -> bool:
         return self.suffix == MANIFEST_SUFFIX
+
+    @property
+    def is_keys(self) -> bool:
+        return self.suffix.startswith(KEYS_SUFFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class DrillKey:
+    """What a key below `drills/` says: of which snapshot, when it ended, how."""
+
+    id: str
+    timestamp: int
+    proven: bool
 
 
 def encode_name(text: str) -> str:
@@ -129,7 +151,7 @@ def folder_of(snapshot: str) -> str:
 
 
 def document_key(snapshot: str, suffix: str = "") -> str:
-    """Key of the document; `suffix` is the codec's, `.gz` or `.zst`."""
+    """Key of the document; `suffix` is the codec's, `.gz` or `.zst`, and `.enc` when it is sealed."""
     return f"{folder_of(snapshot)}{snapshot}.json{suffix}"
 
 
@@ -137,9 +159,43 @@ def manifest_key(snapshot: str) -> str:
     return f"{folder_of(snapshot)}{snapshot}{MANIFEST_SUFFIX}"
 
 
+def keys_key(snapshot: str, number: int) -> str:
+    """Key of the `number`th object, from 1, that holds the snapshot's data key wrapped anew."""
+    return f"{keys_prefix(snapshot)}{number:04}.json"
+
+
+def keys_prefix(snapshot: str) -> str:
+    return f"{folder_of(snapshot)}{snapshot}{KEYS_SUFFIX}"
+
+
+def deletion_key(timestamp: int, nonce: str) -> str:
+    return f"{DELETIONS}{date_of(timestamp)}/{timestamp}-{nonce}.json"
+
+
+def parse_deletion_key(key: str) -> int:
+    """The milliseconds in the name of a deletion record; 0 for a stranger's object."""
+    match = _DELETION.match(key)
+    return int(match["ms"]) if match else 0
+
+
+def drill_key(snapshot: str, timestamp: int, *, proven: bool) -> str:
+    parse_id(snapshot)
+    return f"{DRILLS}{snapshot}/{timestamp}-{'proven' if proven else 'failed'}.json"
+
+
+def parse_drill_key(key: str) -> DrillKey | None:
+    """The inverse of `drill_key`, or None for a stranger's object."""
+    match = _DRILL.match(key)
+    return DrillKey(match["id"], int(match["ms"]), match["outcome"] == "proven") if match and _ID.match(match["id"]) else None
+
+
 def parse_key(key: str) -> SnapshotKey | None:
     """What a key below `snapshots/` names, or None for a stranger's object."""
-    match = _KEY.match(key)
+    # A user may be called `all-1740621600000.keys`: his snapshots are no keys of others'. Their dates tell them apart.
+    return _parsed(_KEY.match(key)) or _parsed(_KEYS.match(key))
+
+
+def _parsed(match: re.Match[str] | None) -> SnapshotKey | None:
     parts = match and _ID.match(match["id"])
     if not match or not parts:
         return None

@@ -32,7 +32,7 @@ from urllib.parse import quote
 
 from coldstore.errors import AccessDenied, InvalidKey, ObjectExists, ObjectMissing, StoreError, StoreFull, StoreUnavailable
 from coldstore.storage.shared import Bytes, check_folder, check_prefix, check_range, flat, new_nonce, usable_key
-from coldstore.storage.store import ObjectInfo
+from coldstore.storage.store import ObjectInfo, Retention
 
 TEMPORARY = ".tmp-"
 
@@ -65,7 +65,11 @@ class LocalStore:
     def path(self, key: str) -> str:
         return os.path.join(self._root, usable_key(key))
 
-    def create(self, key: str) -> _Writer:
+    @property
+    def enforces_retention(self) -> bool:
+        return False
+
+    def create(self, key: str, *, retain: Retention | None = None) -> _Writer:  # noqa: ARG002 - a disk keeps no date; the manifest does
         return _Writer(self, key, self.path(key))
 
     def replace(self, key: str, data: bytes) -> None:
@@ -117,16 +121,21 @@ class LocalStore:
                 raise
             self._drop_empty_folders(os.path.dirname(path))
 
-    def sweep(self, *, before: datetime) -> builtins.list[str]:
-        """Remove the temporary files of killed writers that were last written to before `before`; their paths."""
-        swept = []
+    def sweep(self, *, before: datetime, dry_run: bool = False) -> builtins.list[str]:
+        """Of the temporary files of killed writers; their paths."""
+        swept, failed = [], []
         for folder, _, names in os.walk(self._root):
-            for name in names:
-                path = os.path.join(folder, name)
-                with _translated("sweep", path), contextlib.suppress(FileNotFoundError):
-                    if name.startswith(TEMPORARY) and os.lstat(path).st_mtime < before.timestamp():
-                        os.unlink(path)
-                        swept.append(path)
+            for path in (os.path.join(folder, name) for name in names if name.startswith(TEMPORARY)):
+                try:
+                    with _translated("sweep", path), contextlib.suppress(FileNotFoundError):
+                        if os.lstat(path).st_mtime < before.timestamp():
+                            if not dry_run:
+                                os.unlink(path)
+                            swept.append(path)
+                except StoreError as exc:
+                    failed.append(exc)
+        if failed:
+            raise failed[0]
         return sorted(swept)
 
     def close(self) -> None:

@@ -17,17 +17,27 @@ A larger one:
 Both kinds carry a nonce in their metadata. When the store says "exists already", or its answer to the last step is lost, the object is
 looked at: with our nonce it is ours, from the attempt whose reply we never saw. A process killed between 1 and 4 leaves an upload that no
 listing shows; `sweep`, or a lifecycle rule of the bucket (`AbortIncompleteMultipartUpload`), removes those.
+
+Locks (`retain`) go with the PUT, or with the request that begins the upload. A bucket with Object Lock keeps versions, and there a plain
+DELETE of a locked object succeeds: it lays a marker over it. So whether the bucket has Object Lock is asked once, before the first delete.
+Where it has none, a delete is the one plain request. Where it has, the object is looked at first; what `create` made is deleted as the
+version that it is, which the store refuses while the lock lasts and which leaves nothing behind afterwards. Pointers get the marker, for
+their older versions must not come back to light. Who may not ask about the bucket is told by the lock that the object shows.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import builtins
 import concurrent.futures
 import contextlib
+import functools
+import hashlib
+import re
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -37,7 +47,9 @@ from coldstore.errors import (
     ConfigError,
     InvalidKey,
     ObjectExists,
+    ObjectLocked,
     ObjectMissing,
+    RetentionRefused,
     StoreError,
     StoreFull,
     StoreUnavailable,
@@ -55,7 +67,7 @@ from coldstore.storage.shared import (
     root_prefix,
     usable_key,
 )
-from coldstore.storage.store import ObjectInfo
+from coldstore.storage.store import ObjectInfo, Retention
 
 T = TypeVar("T")
 
@@ -74,8 +86,6 @@ OBJECT_SETTINGS = frozenset(
         "ExpectedBucketOwner",
         "Metadata",
         "ObjectLockLegalHoldStatus",
-        "ObjectLockMode",
-        "ObjectLockRetainUntilDate",
         "RequestPayer",
         "SSEKMSEncryptionContext",
         "SSEKMSKeyId",
@@ -85,6 +95,12 @@ OBJECT_SETTINGS = frozenset(
     }
 )
 
+# A pointer that moves would leave a held version at each step.
+_HOLD = "ObjectLockLegalHoldStatus"
+# Stores agree on neither code nor wording for "locked" and "no locks here". Some say no more than that they do not like the request: then
+# it is the lock in it that they mean.
+_VAGUE = {"InvalidArgument", "InvalidRequest", "NotImplemented"}
+_ABOUT_LOCKS = re.compile(r"object.?lock|retention|retain.?until|WORM", re.IGNORECASE)
 _MISSING = {"NoSuchKey", "NoSuchVersion", "NoSuchUpload", "404"}
 _DENIED = {
     "AccessDenied",
@@ -108,7 +124,7 @@ class S3Store:
     `checksums="when_required"` is for look-alikes that do not know the checksums newer clients add by themselves; `path_style` forces
     (True) or forbids (False) the bucket's name in the path instead of the host's name. None leaves it to the client: path style where
     an `endpoint_url` is given. Options: `object` (settings sent with every new object: `ServerSideEncryption`, `StorageClass`,
-    `ObjectLockMode`, …), `part_size`, `parallel`, `attempts`, `connect_timeout`, `read_timeout`, and `key`, `secret`, `token` or
+    `Tagging`, …), `part_size`, `parallel`, `attempts`, `connect_timeout`, `read_timeout`, and `key`, `secret`, `token` or
     `profile` for credentials that are not to be found the way boto finds them.
     """
 
@@ -132,6 +148,7 @@ class S3Store:
         if self.part_size < SMALLEST_PART or self.parallel < 1:
             raise ConfigError("An S3 store needs a part_size of at least 5 MiB (S3's own minimum) and at least one part in parallel")
         self.settings = _object_settings(given.get("object"))
+        self._checksums = checksums
         self.client = _Client(
             bucket=bucket,
             url=self._url,
@@ -157,11 +174,16 @@ class S3Store:
         """The object's whole name in the bucket."""
         return self._prefix + usable_key(key)
 
-    def create(self, key: str) -> _Writer:
-        return _Writer(self, key)
+    @property
+    def enforces_retention(self) -> bool:
+        return True
+
+    def create(self, key: str, *, retain: Retention | None = None) -> _Writer:
+        return _Writer(self, key, retain=retain)
 
     def replace(self, key: str, data: bytes) -> None:
-        self.client.call("put_object", op="replace", key=key, Key=self.name(key), Body=data, **self.settings)
+        settings = {k: v for k, v in {**self.settings, **self.proof(data)}.items() if k != _HOLD}
+        self.client.call("put_object", op="replace", key=key, Key=self.name(key), Body=data, **settings)
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
         check_range(start, length)
@@ -217,26 +239,69 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         with contextlib.suppress(ObjectMissing):
+            found = {} if self._locks is False else self.client.call("head_object", op="delete", key=key, Key=self.name(key))
+            created = NONCE in found.get("Metadata", {})
+            if "VersionId" in found and (_shows_lock(found) or (created and self._locks)):
+                self._delete_version(key, found)
+                if created:
+                    return
             self.client.call("delete_object", op="delete", key=key, Key=self.name(key))
 
-    def sweep(self, *, before: datetime) -> builtins.list[str]:
-        """Abort the uploads of killed writers that were begun before `before`, below this store's prefix only; their keys."""
-        swept = []
+    def sweep(self, *, before: datetime, dry_run: bool = False) -> builtins.list[str]:
+        """Of the uploads of killed writers, which are aborted, below this store's prefix only; their keys."""
+        swept, failed = [], []
         where: dict[str, Any] = {"Prefix": self._prefix}
         while True:
             page = self.client.call("list_multipart_uploads", op="sweep", key=None, **where)
             for upload in page.get("Uploads", ()):
                 if upload["Key"].startswith(self._prefix) and upload["Initiated"] < before:
                     key = upload["Key"][len(self._prefix) :]
-                    with contextlib.suppress(ObjectMissing):
-                        self.client.call("abort_multipart_upload", op="sweep", key=key, Key=upload["Key"], UploadId=upload["UploadId"])
+                    try:
+                        if not dry_run:
+                            self.client.call("abort_multipart_upload", op="sweep", key=key, Key=upload["Key"], UploadId=upload["UploadId"])
+                    except ObjectMissing:
+                        pass
+                    except StoreError as exc:
+                        failed.append(exc)
+                        continue
                     swept.append(key)
             if not page.get("IsTruncated"):
+                if failed:
+                    raise failed[0]
                 return sorted(swept)
             where.update(KeyMarker=page["NextKeyMarker"], UploadIdMarker=page["NextUploadIdMarker"])
 
     def close(self) -> None:
         self.client.close()
+
+    def proof(self, data: Bytes) -> dict[str, Any]:
+        """What lets the store check `data` as it arrives; S3 takes nothing into a lock without it. By default the client adds it."""
+        if algorithm := self.settings.get("ChecksumAlgorithm"):
+            return {"ChecksumAlgorithm": algorithm}
+        if self._checksums == "when_supported":
+            return {}
+        return {"ContentMD5": base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()}
+
+    def _delete_version(self, key: str, found: Mapping[str, Any]) -> None:
+        try:
+            self.client.call("delete_object", op="delete", key=key, Key=self.name(key), VersionId=found["VersionId"])
+        except AccessDenied as exc:
+            if not _shows_lock(found):
+                raise
+            raise _still_locked(key, found, url=self._url) from exc
+
+    @functools.cached_property
+    def _locks(self) -> bool | None:
+        """Whether the bucket has Object Lock; None if we may not know."""
+        try:
+            answer = self.client.call("get_object_lock_configuration", op="stat", key=None)
+        except AccessDenied:
+            return None
+        except (BucketMissing, StoreUnavailable):
+            raise
+        except StoreError:
+            return False
+        return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
 
     def _pages(self, prefix: str, **more: Any) -> Iterator[dict[str, Any]]:
         token: dict[str, Any] = {}
@@ -316,7 +381,7 @@ class _Client:
                 return await self._once(method, body=body, **arguments)
             except Exception as exc:
                 if attempt == self.attempts or not _broke_off(exc):
-                    raise _translate(exc, op=op, key=key, url=self._url) from exc
+                    raise _translate(exc, op=op, key=key, url=self._url, locking="ObjectLockMode" in arguments) from exc
             await asyncio.sleep(pause_before(attempt))
         raise AssertionError("unreachable")
 
@@ -325,8 +390,11 @@ class _Client:
         client = await self._fs.get_s3(self._bucket)
         answer: dict[str, Any] = await getattr(client, method)(Bucket=self._bucket, **arguments)
         if body:
-            async with answer["Body"] as stream:
-                answer["Body"] = await stream.read()
+            try:
+                async with answer["Body"] as stream:
+                    answer["Body"] = await stream.read()
+            except Exception as exc:
+                raise _BrokeOff(_sentence(exc)) from exc
         return answer
 
     def close(self) -> None:
@@ -338,8 +406,8 @@ class _Client:
 class _Upload:
     """A multipart upload on its way. Lives apart from the writer, so that it can be aborted after the writer is gone."""
 
-    def __init__(self, client: _Client, *, key: str, name: str, upload_id: str) -> None:
-        self._client, self._key = client, key
+    def __init__(self, client: _Client, *, key: str, name: str, upload_id: str, proof: Callable[[Bytes], dict[str, Any]]) -> None:
+        self._client, self._key, self._proof = client, key, proof
         self._where: dict[str, Any] = {"Key": name, "UploadId": upload_id}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flying: set[concurrent.futures.Future[dict[str, Any]]] = set()
@@ -351,7 +419,7 @@ class _Upload:
         while len(self._flying) >= parallel:
             self._land(concurrent.futures.FIRST_COMPLETED)
         self.count += 1
-        self._flying.add(self._client.run(self._send(self.count, data)))
+        self._flying.add(self._client.run(self._send(self.count, data, self._proof(data))))
 
     def complete(self) -> None:
         while self._flying:
@@ -374,11 +442,13 @@ class _Upload:
         for part in done:
             self._parts.append(part.result())
 
-    async def _send(self, number: int, data: bytearray) -> dict[str, Any]:
+    async def _send(self, number: int, data: bytearray, proof: dict[str, Any]) -> dict[str, Any]:
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._tasks.add(task)
         try:
-            answer = await self._client.acall("upload_part", op="create", key=self._key, PartNumber=number, Body=data, **self._where)
+            answer = await self._client.acall(
+                "upload_part", op="create", key=self._key, PartNumber=number, Body=data, **proof, **self._where
+            )
         finally:
             self._tasks.discard(task)
         return {"PartNumber": number, "ETag": answer["ETag"], **{k: v for k, v in answer.items() if k.startswith("Checksum")}}
@@ -387,10 +457,11 @@ class _Upload:
 class _Writer:
     """An object in the making. Bytes are copied out of the caller's buffer before `write` returns."""
 
-    def __init__(self, store: S3Store, key: str) -> None:
+    def __init__(self, store: S3Store, key: str, *, retain: Retention | None) -> None:
         self._store, self._key = store, key
         self._name = store.name(key)
         self._nonce = new_nonce()
+        self._lock = {"ObjectLockMode": retain.mode.upper(), "ObjectLockRetainUntilDate": retain.until} if retain else {}
         self._buffer = bytearray()
         self._upload: _Upload | None = None
         self._open = False
@@ -446,9 +517,9 @@ class _Writer:
 
     def _begin(self) -> _Upload:
         answer = self._store.client.call(
-            "create_multipart_upload", op="create", key=self._key, Key=self._name, **self._with_nonce(self._store.upload_settings)
+            "create_multipart_upload", op="create", key=self._key, Key=self._name, **self._ours(self._store.upload_settings)
         )
-        self._upload = _Upload(self._store.client, key=self._key, name=self._name, upload_id=answer["UploadId"])
+        self._upload = _Upload(self._store.client, key=self._key, name=self._name, upload_id=answer["UploadId"], proof=self._store.proof)
         return self._upload
 
     def _publish(self) -> None:
@@ -464,7 +535,7 @@ class _Writer:
         self._upload = None
 
     def _put(self) -> None:
-        settings = self._with_nonce(self._store.settings)
+        settings = self._ours({**self._store.settings, **self._store.proof(self._buffer)})
         self._store.client.call("put_object", op="create", key=self._key, Key=self._name, Body=self._buffer, IfNoneMatch="*", **settings)
 
     def _settle(self, publish: Callable[[], None], *, repeat: int) -> None:
@@ -473,7 +544,7 @@ class _Writer:
             try:
                 publish()
             except StoreError as exc:
-                found = self._look()
+                found = self._look(exc)
                 if found == self._nonce:
                     return
                 # "Conflict" without an object: another's create or delete was under way at the same moment.
@@ -489,18 +560,29 @@ class _Writer:
             else:
                 return
 
-    def _look(self) -> str | None:
+    def _look(self, refused: StoreError) -> str | None:
         """The nonce of the object that is there, empty if it has none or may not be seen; None if there is no object."""
         try:
             answer = self._store.client.call("head_object", op="stat", key=self._key, Key=self._name)
         except ObjectMissing:
             return None
-        except StoreError:
+        except AccessDenied:
             return ""
+        except StoreError as exc:
+            if not isinstance(refused, ObjectExists):
+                return ""
+            # Called a conflict, it would have the caller clear away what may be its own.
+            raise StoreUnavailable(
+                f"Could not find out whether {self._key!r} was written: {exc}", hint="Run it again.", op="create", key=self._key
+            ) from exc
         return str(answer.get("Metadata", {}).get(NONCE, ""))
 
-    def _with_nonce(self, settings: dict[str, Any]) -> dict[str, Any]:
-        return {**settings, "Metadata": {**settings.get("Metadata", {}), NONCE: self._nonce}}
+    def _ours(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return {**settings, **self._lock, "Metadata": {**settings.get("Metadata", {}), NONCE: self._nonce}}
+
+
+class _BrokeOff(Exception):
+    """An answer whose beginning was there; never leaves this module."""
 
 
 class _PastTheEnd(StoreError):
@@ -511,39 +593,35 @@ def _object_settings(given: object) -> dict[str, Any]:
     settings = dict(cast("Mapping[str, Any]", given or {}))
     if unknown := sorted(set(settings) - OBJECT_SETTINGS):
         raise ConfigError(
-            f"Unknown object setting for an s3 store: {', '.join(unknown)}", hint=f"Known: {', '.join(sorted(OBJECT_SETTINGS))}."
+            f"Unknown object setting for an s3 store: {', '.join(unknown)}",
+            hint=f"Known: {', '.join(sorted(OBJECT_SETTINGS))}. Retention is set by retain_days and retain_mode.",
         )
     return settings
 
 
 def _broke_off(exc: BaseException) -> bool:
     import aiohttp
-    from botocore.exceptions import FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+    from botocore.exceptions import ClientError
     from botocore.parsers import ResponseParserError
 
+    if isinstance(exc, ClientError):
+        # Look-alikes say 429 under names that botocore does not repeat.
+        about = exc.response.get("ResponseMetadata", {})
+        return about.get("HTTPStatusCode") == 429 and not about.get("RetryAttempts")
     return isinstance(
-        exc,
-        (
-            aiohttp.ClientPayloadError,
-            aiohttp.ServerDisconnectedError,
-            FlexibleChecksumError,
-            IncompleteReadError,
-            ReadTimeoutError,
-            ResponseStreamingError,
-            ResponseParserError,
-            asyncio.TimeoutError,
-            ConnectionResetError,
-        ),
+        exc, _BrokeOff | aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | ResponseParserError | ConnectionResetError
     )
 
 
-def _translate(exc: Exception, *, op: str, key: str | None, url: str) -> StoreError | ConfigError:
+def _translate(exc: Exception, *, op: str, key: str | None, url: str, locking: bool) -> StoreError | ConfigError:
     """The one place where an error of botocore or aiohttp becomes ours."""
     from botocore import exceptions
 
     what = f"{op} {key!r} in {url}" if key is not None else f"{op} {url}"
     if isinstance(exc, exceptions.ClientError):
-        return _translate_answer(exc.response, op=op, key=key, url=url, what=what)
+        return _about_locks(exc.response, op=op, key=key, url=url, locking=locking) or _translate_answer(
+            exc.response, op=op, key=key, url=url, what=what
+        )
     if isinstance(exc, exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.CredentialRetrievalError):
         return AccessDenied(
             f"There are no usable credentials for {url}",
@@ -558,6 +636,23 @@ def _translate(exc: Exception, *, op: str, key: str | None, url: str) -> StoreEr
     return StoreUnavailable(
         f"Could not {what}: {_sentence(exc)}", hint="Check the endpoint and the network, then run it again.", op=op, key=key
     )
+
+
+def _about_locks(response: Mapping[str, Any], *, op: str, key: str | None, url: str, locking: bool) -> StoreError | None:
+    error = response.get("Error", {})
+    status, code = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)), str(error.get("Code", ""))
+    said = f"{code} {error.get('Message', '')}".rstrip()
+    named = _ABOUT_LOCKS.search(said)
+    if op == "create" and status in {400, 404, 501} and (named or (locking and code in _VAGUE)):
+        return RetentionRefused(
+            f"{url} does not take {key!r} under a lock: {said}",
+            hint="Use a bucket with Object Lock (docs/how-to/immutability.md) and a date to come, or leave retain_days out.",
+            op=op,
+            key=key,
+        )
+    if op == "delete" and status in {400, 403} and named:
+        return ObjectLocked(f"{key!r} in {url} is locked, and the store did not delete it: {said}", op=op, key=key)
+    return None
 
 
 def _translate_answer(response: Mapping[str, Any], *, op: str, key: str | None, url: str, what: str) -> StoreError:  # noqa: PLR0911 - a table in code
@@ -584,9 +679,27 @@ def _translate_answer(response: Mapping[str, Any], *, op: str, key: str | None, 
         )
     if code == "KeyTooLongError":
         return InvalidKey(f"{key!r} is too long for this store", **where)
+    if status == 501:
+        return StoreError(f"{url} has no way to do what it takes to {what}: {code} {said}".rstrip(), **where)
     if status >= 500 or code in {"SlowDown", "RequestTimeout", "ServiceUnavailable", "Throttling", "TooManyRequests"} or status == 429:
         return StoreUnavailable(f"Could not {what}, and gave up after several attempts: {code} {said}".rstrip(), **where)
     return StoreError(f"Could not {what}: {code} {said}".rstrip(), **where)
+
+
+def _shows_lock(found: Mapping[str, Any]) -> bool:
+    return "ObjectLockMode" in found or found.get(_HOLD) == "ON"
+
+
+def _still_locked(key: str, found: Mapping[str, Any], *, url: str) -> ObjectLocked:
+    how = (
+        f"until {found['ObjectLockRetainUntilDate'].astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if "ObjectLockMode" in found else "by a legal hold"
+    )
+    return ObjectLocked(
+        f"{key!r} in {url} is locked {how}, and the store did not delete it",
+        hint="Delete it after that. If the time has come already, the role lacks s3:DeleteObjectVersion.",
+        op="delete",
+        key=key,
+    )
 
 
 def _sentence(exc: BaseException) -> str:

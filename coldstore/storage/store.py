@@ -9,6 +9,8 @@ A store holds immutable objects under `/`-separated keys below one root. The pro
 - `replace` is atomic and the only call that overwrites; pointers use it.
 - After a return, `read`, `stat` and `list` see the object.
 - A reply that was lost is not a conflict: an object that our own retried request made is recognised as ours.
+- Where `enforces_retention`, an object made with `retain` is locked from the first moment it can be seen, by the request that makes it, and
+  `delete` neither removes nor hides it before its time. What `replace` writes is never locked.
 - Every call retries what is worth retrying a bounded number of times and then raises a `StoreError`. Callers never retry.
 
 Errors of the libraries beneath never leave `storage/`.
@@ -20,9 +22,12 @@ import builtins
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Literal, Protocol, runtime_checkable
 
 from coldstore.errors import InvalidKey
+
+RetainMode = Literal["governance", "compliance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,23 @@ class ObjectInfo:
 
     key: str
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Until when an object may be neither deleted nor overwritten, to the whole second of UTC, and who is held to that.
+
+    governance: all but those whom the store's owner allows to lift the lock. compliance: everybody; nobody can shorten it.
+    """
+
+    until: datetime
+    mode: RetainMode
+
+    def __post_init__(self) -> None:
+        if self.until.utcoffset() != timedelta(0) or self.until.microsecond:
+            raise ValueError("a retention ends at a whole second of UTC")
+        if self.mode not in {"governance", "compliance"}:
+            raise ValueError("a retention is in governance or in compliance mode")
 
 
 class ObjectWriter(Protocol):
@@ -49,8 +71,15 @@ class Store(Protocol):
         """The root as a person would write it, without credentials: `s3://bucket/prefix`, `file:///var/coldstore`."""
         ...
 
-    def create(self, key: str) -> AbstractContextManager[ObjectWriter]:
-        """A writer for a new object. Raises `ObjectExists` when the block ends, or earlier, if `key` is taken."""
+    @property
+    def enforces_retention(self) -> bool:
+        """Whether the store itself keeps what `create` was told to retain. Where it does not (a disk, other file systems), `retain` is
+        accepted and changes nothing: the date stands in the manifest, and coldstore alone honours it."""
+        ...
+
+    def create(self, key: str, *, retain: Retention | None = None) -> AbstractContextManager[ObjectWriter]:
+        """A writer for a new object. Raises `ObjectExists` when the block ends, or earlier, if `key` is taken, and `RetentionRefused` if
+        the place could lock objects but this bucket does not."""
         ...
 
     def replace(self, key: str, data: bytes) -> None:
@@ -74,7 +103,7 @@ class Store(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Remove the object; one that is not there is no error."""
+        """Remove the object; one that is not there is no error. Raises `ObjectLocked` if the store keeps it."""
         ...
 
     def path(self, key: str) -> str:
@@ -83,6 +112,16 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of connections and threads."""
+        ...
+
+
+@runtime_checkable
+class Sweeps(Protocol):
+    """A store in which a killed writer leaves something that no listing shows: a temporary file, an upload."""
+
+    def sweep(self, *, before: datetime, dry_run: bool = False) -> builtins.list[str]:
+        """Remove what was last written to before `before`, or with `dry_run` only tell: where each is. One that cannot be removed stops no
+        other; the first such error is raised at the end."""
         ...
 
 

@@ -53,6 +53,42 @@ def test_settings_of_a_gcs_object(gcs: GcsServer):
     assert store.fields("small")["storageClass"] == "NEARLINE"
 
 
+@pytest.mark.parametrize(
+    ("place", "settings"),
+    [
+        ("s3", {"ServerSideEncryption": "AES256"}),
+        ("moto", {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "alias/memory"}),
+    ],
+    indirect=["place"],
+)
+def test_encryption_is_asked_for_by_the_request_that_makes_the_object(place: Place, settings, request):
+    server: S3Server = request.getfixturevalue("weed" if place.name == "s3" else "moto")
+    data = blob(place.large)
+
+    def seen(key: str) -> dict[str, object]:
+        head = server.client().head_object(Bucket=server.bucket, Key=f"{place.root}/{key}")
+        return {name: head.get(name) for name in settings}
+
+    put(place.open(), "plain", b"{}")
+    assert seen("plain") == dict.fromkeys(settings)
+    store = place.open(object=settings)
+    put(store, "small", b"{}")
+    put(store, "large", data)
+    store.replace("pointer", b"{}")
+    assert [seen(key) for key in ("small", "large", "pointer")] == [settings] * 3
+    assert (store.read("small"), store.read("large")) == (b"{}", data)
+    assert store.read("large", start=6 * MIB, length=1000) == data[6 * MIB : 6 * MIB + 1000]
+
+
+def test_the_key_of_a_gcs_object_goes_with_the_request_that_makes_it(gcs: GcsServer):
+    key = "projects/p/locations/l/keyRings/r/cryptoKeys/memory"
+    store = open_store(gcs.url(), **gcs.arguments(chunk_size=MIB, kms_key=key))
+    put(store, "small", b"{}")
+    put(store, "large", blob(3 * MIB))
+    store.replace("pointer", b"{}")
+    assert [store.fields(name).get("kmsKeyName") for name in ("small", "large", "pointer")] == [key] * 3
+
+
 @both_s3
 def test_without_checksums_of_the_newer_kind(place: Place, request):
     server: S3Server = request.getfixturevalue("weed" if place.name == "s3" else "moto")

@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 from tests.servers.process import free_port, running_module
 
-Action = Literal["status", "reset", "reset_mid_body", "lost_reply", "late_error", "truncate", "flip", "stall", "slow"]
+Action = Literal["status", "reset", "reset_mid_body", "lost_reply", "late_error", "truncate", "flip", "stall", "slow", "stale"]
 
 S3_CODES = {
     403: "AccessDenied",
     404: "NoSuchKey",
     409: "ConditionalRequestConflict",
+    429: "TooManyRequests",
     500: "InternalError",
     503: "SlowDown",
     507: "StorageFull",
@@ -37,7 +38,7 @@ class Rule:
 
     status: answer `status` without asking the server · reset: drop the connection before the request is read · reset_mid_body: after `after`
     bytes of it · lost_reply: let the server do it, then drop the connection · late_error: let it do it, then answer `status` · truncate: end
-    the reply after `after` bytes · flip: flip a bit of the reply's byte `after` · stall: wait `seconds` first · slow: reply at `rate` bytes/s
+    the reply after `after` bytes · flip: flip a bit of the reply's byte `after` · stall: wait `seconds` first · slow: reply at `rate` bytes/s · stale: as `tests.torture.chaos` does
     """
 
     action: Action
@@ -210,10 +211,9 @@ class _Proxy:
         return web.json_response(self.lines)
 
 
-async def _serve(target: str, port: int, control: int) -> None:
+async def _serve(proxy: _Proxy, port: int, control: int) -> None:
     from aiohttp import web
 
-    proxy = _Proxy(target)
     app = web.Application(client_max_size=2**30)
     app.cleanup_ctx.append(proxy.start)
     app.router.add_route("*", "/{path:.*}", proxy.handle)
@@ -235,4 +235,4 @@ if __name__ == "__main__":
     for name, kind in (("target", str), ("port", int), ("control", int)):
         parser.add_argument(name, type=kind)
     given = parser.parse_args()
-    asyncio.run(_serve(given.target, given.port, given.control))
+    asyncio.run(_serve(_Proxy(given.target), given.port, given.control))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import FaultProxy, GcsServer, S3Server, fault_proxy, gcs_server, moto_server, weed_server
+from tests.servers import FaultProxy, GcpKms, GcsServer, S3Server, fault_proxy, gcp_kms_server, gcs_server, moto_server, weed_server
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +70,24 @@ def gcs_faults(_gcs_proxy: FaultProxy) -> Iterator[FaultProxy]:
     _gcs_proxy.clear()
     yield _gcs_proxy
     _gcs_proxy.clear()
+
+
+@pytest.fixture(scope="session")
+def gcp_kms() -> Iterator[GcpKms]:
+    """Our own small Google Cloud KMS."""
+    with gcp_kms_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _gcp_kms_proxy(gcp_kms: GcpKms) -> Iterator[FaultProxy]:
+    with fault_proxy(gcp_kms.plain_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def gcp_kms_faults(_gcp_kms_proxy: FaultProxy) -> Iterator[FaultProxy]:
+    """A fault proxy in front of `gcp_kms`, without rules."""
+    _gcp_kms_proxy.clear()
+    yield _gcp_kms_proxy
+    _gcp_kms_proxy.clear()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
+import secrets
 import shutil
 import sys
 import tempfile
@@ -67,6 +69,14 @@ class S3Server:
             config=Config(retries={"total_max_attempts": 3}, connect_timeout=5, read_timeout=30, s3={"addressing_style": "path"}),
         )
 
+    def with_object_lock(self) -> S3Server:
+        """The same server and a second bucket, which has Object Lock; made when first asked for."""
+        other = dataclasses.replace(self, bucket=f"{self.bucket}-locks")
+        client = self.client()
+        with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+            client.create_bucket(Bucket=other.bucket, ObjectLockEnabledForBucket=True)
+        return other
+
     def open_uploads(self) -> list[str]:
         """Names of multipart uploads that were begun and neither completed nor aborted."""
         return [u["Key"] for u in self.client().list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])]
@@ -88,7 +98,7 @@ def weed_server(*, volume_mb: int = 1024) -> Iterator[S3Server]:
                         {
                             "name": "test",
                             "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-                            "actions": ["Read", "Write", "List", "Tagging"],
+                            "actions": ["Read", "Write", "List", "Tagging", "PutObjectRetention", "GetBucketObjectLockConfiguration"],
                         },
                         {"name": "admin", "credentials": [{"accessKey": ADMIN_KEY, "secretKey": ADMIN_SECRET}], "actions": ["Admin"]},
                     ]
@@ -115,7 +125,8 @@ def weed_server(*, volume_mb: int = 1024) -> Iterator[S3Server]:
             "-master.telemetry=false",
             f"-master.volumeSizeLimitMB={volume_mb}",
         ]
-        with running(command, ports=[s3], env={"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "HOME": str(folder)}):
+        env = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "HOME": str(folder), "WEED_S3_SSE_KEY": secrets.token_hex(32)}
+        with running(command, ports=[s3], env=env):
             server = S3Server("weed", f"http://127.0.0.1:{s3}")
             _make_bucket(server)
             yield server
