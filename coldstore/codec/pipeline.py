@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from coldstore.codec import digest
 from coldstore.codec.compress import Codec
+from coldstore.codec.seal import DataKey
 from coldstore.document.model import Frame
 from coldstore.document.writer import PlainFrame
 from coldstore.errors import CorruptDocument, TruncatedDocument
@@ -50,14 +51,19 @@ class StoredFrame:
     sha256: str
 
 
-def encode(frame: PlainFrame, codec: Codec) -> StoredFrame:
-    """Compress and sum one frame; the inverse is `decode`."""
+def encode(frame: PlainFrame, codec: Codec, data_key: DataKey | None = None, *, number: int = 0) -> StoredFrame:
+    """Compress, seal and sum one frame, the `number`th of its document; the inverse is `decode`."""
     pieces = tuple(codec.encode(frame.pieces))
+    if data_key is not None:
+        pieces = (data_key.seal(pieces, number=number, last=frame.last),)
     return StoredFrame(frame, pieces, sum(map(len, pieces)), digest.crc32c(pieces), digest.sha256(pieces))
 
 
-def decode(stored: bytes, frame: Frame, codec: Codec, *, key: str) -> bytes:
-    """The plain bytes of a frame, after every check the manifest allows. Raises `TruncatedDocument` or `CorruptDocument`."""
+def decode(
+    stored: bytes, frame: Frame, codec: Codec, data_key: DataKey | None = None, *, key: str, number: int = 0, last: bool = False
+) -> bytes:
+    """The plain bytes of the `number`th frame of the document `key`, after every check that the manifest allows; a sealed one opens
+    nowhere else. Raises `TruncatedDocument` or `CorruptDocument`."""
     if len(stored) < frame.length:
         raise TruncatedDocument(f"{key} ends at {frame.offset + len(stored)}, inside a frame", key=key, hint="The document is cut off.")
     if digest.crc32c([stored]) != frame.crc32c or digest.sha256([stored]) != frame.sha256:
@@ -66,6 +72,8 @@ def decode(stored: bytes, frame: Frame, codec: Codec, *, key: str) -> bytes:
             key=key,
             hint="Nothing was restored from it. Use another snapshot; `coldstore verify --all --deep` shows which are whole.",
         )
+    if data_key is not None:
+        stored = data_key.open(stored, number=number, last=last, key=key)
     return codec.decode(stored, frame.plain, key=key)
 
 

@@ -14,12 +14,14 @@ from typing import Any
 
 import msgspec
 
+from coldstore.document.reader import LONGEST_ROW
 from coldstore.errors import CorruptDocument, TruncatedDocument
 
 _OUTSIDE = re.compile(rb'["{}\[\]]')
 _INSIDE = re.compile(rb'["\\]')
 _ARRAY, _ROW = 2, 3  # nesting depth inside a top-level array, and inside one of its objects
 _MAX_DEPTH = 10_000
+_MAX_OUTSIDE = 256 << 20  # bytes of the skeleton, of which each row takes two
 
 
 @dataclass(slots=True)
@@ -37,6 +39,8 @@ class _Scanner:
 
     def feed(self, chunk: bytes) -> Iterator[tuple[str, bytes]]:
         self.text += chunk
+        if len(self.text) > LONGEST_ROW:
+            raise CorruptDocument("the document has an object or a string that is longer than any row can be")
         while True:
             if self.string_from >= 0:
                 if not self._string():
@@ -103,6 +107,8 @@ class _Scanner:
         self.skeleton += self.text[:end].strip() if self.array else self.text[:end]
         del self.text[:end]
         self.at = 0
+        if len(self.skeleton) > _MAX_OUTSIDE:
+            raise CorruptDocument(f"the document has more than {_MAX_OUTSIDE >> 20} MiB outside of its rows")
 
 
 def _name(quoted: bytes) -> str | None:

@@ -7,16 +7,25 @@ format with another number. The canonical form (sorted keys, no spaces, UTF-8) i
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
 
-from coldstore.errors import CorruptManifest, UnsupportedFormat
+from coldstore.codec.sign import SigningKey, fits
+from coldstore.errors import CorruptManifest, SignatureInvalid, UnsupportedFormat
 
 FORMAT = "coldstore/1"
 
 #: A number of rows or bytes, or a place in a file. What is read from a manifest must not ask for a negative or an absurd one.
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+#: Bytes of a frame, stored or plain: it is held in memory, and is no larger than the largest row (1 GiB) and what may stand before it.
+FrameSize = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+#: Hexadecimal digits: a digest of rows, a SHA-256, a CRC32C, a nonce's prefix.
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Crc32c = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")]
+Prefix = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{14}$")]
 
 
 class _Value(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -189,23 +198,65 @@ class Frame(_Value, frozen=True, kw_only=True, omit_defaults=False):
     tier: str | None
     rows: Count
     offset: Count
-    length: Count
-    plain: Count
-    crc32c: str
-    sha256: str
+    length: FrameSize
+    plain: FrameSize
+    crc32c: Crc32c
+    sha256: Sha256
 
 
 class TierSummary(_Value, frozen=True, kw_only=True, omit_defaults=False):
-    """`digest`: the sum of the rows' XXH3-128 modulo 2^128, 32 hex digits; the same for the same rows in any order."""
+    """`digest`: the sum of the rows' XXH3-128 modulo 2^128, 32 hex digits; the same for the same rows in any order. In a sealed snapshot it
+    is masked, see `codec/seal.py`, as the manifest's `plainSha256` is."""
 
     tier: str
     array: str
     rows: Count
-    digest: str
+    digest: Digest
+
+
+class WrappedKey(_Value, frozen=True, kw_only=True, omit_defaults=False):
+    """A data key that one key ring has encrypted. `key`: which of the ring's keys; `wrapped`: base64."""
+
+    ring: str  # local, aws-kms, gcp-kms
+    key: str
+    wrapped: str
+
+
+class Sealing(_Value, frozen=True, kw_only=True, omit_defaults=False):
+    """How the frames of a sealed document are encrypted, see `codec/seal.py`. `nonce`: the prefix, 14 hex digits. `check`: tells a wrong
+    data key from a damaged frame."""
+
+    cipher: str
+    nonce: Prefix
+    check: Digest
+    keys: list[WrappedKey]
+
+
+class Link(_Value, frozen=True, kw_only=True, omit_defaults=False):
+    """The manifest before this one of the same scope, by its own checksum."""
+
+    id: str
+    checksum: str
+
+
+class Retained(_Value, frozen=True, kw_only=True, omit_defaults=False):
+    """Until when nobody may delete the snapshot (RFC 3339), and who sees to it: `governance` and `compliance` the store, `advisory` only
+    coldstore."""
+
+    until: str
+    mode: str
+
+
+class Signature(_Value, frozen=True, kw_only=True, omit_defaults=False):
+    """Ed25519 by the key that `by` (a `did:key`) names; `value` in base64."""
+
+    by: str
+    value: str
 
 
 class Manifest(_Value, frozen=True, kw_only=True, omit_defaults=False):
-    """Commits a snapshot. `checksum` is the SHA-256 of the canonical JSON of everything else."""
+    """Commits a snapshot. `suspect`: why somebody should look before this one is relied on. `signature` is over the canonical JSON of
+    everything but itself and `checksum`, which is the SHA-256 of the canonical JSON of everything else."""
 
     format: str
     snapshot_at: str
@@ -221,11 +272,16 @@ class Manifest(_Value, frozen=True, kw_only=True, omit_defaults=False):
     codec: str
     bytes: Count
     stored_bytes: Count
-    sha256: str  # of the document as stored
-    plain_sha256: str
+    sha256: Sha256  # of the document as stored
+    plain_sha256: Sha256
     tiers: list[TierSummary]
     frames: list[Frame]
     seconds: float
+    suspect: str | None = None
+    previous: Link | None = None
+    sealing: Sealing | None = None
+    retained: Retained | None = None
+    signature: Signature | None = None
     checksum: str = ""
 
     def rows(self) -> dict[str, int]:
@@ -264,16 +320,43 @@ def decode_header(line: bytes) -> Header:
     return msgspec.json.decode(line + b"}", type=Header)
 
 
+def complete(manifest: Manifest, *, signer: SigningKey | None = None) -> Manifest:
+    """`manifest` with its checksum, and signed if there is a signer."""
+    record = _complete(msgspec.to_builtins(manifest), signer)
+    signature = msgspec.convert(record["signature"], Signature | None)
+    return msgspec.structs.replace(manifest, signature=signature, checksum=record["checksum"])
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The manifest's object, its checksum filled in."""
-    body = msgspec.to_builtins(manifest)
-    body.pop("checksum")
-    body["checksum"] = hashlib.sha256(canonical(body)).hexdigest()
-    return canonical(body) + b"\n"
+    """The manifest's object, completed if it is not yet."""
+    return canonical(manifest if manifest.checksum else complete(manifest)) + b"\n"
 
 
 def decode_manifest(data: bytes, *, key: str) -> Manifest:
-    """The inverse of `encode_manifest`. Raises `CorruptManifest` or `UnsupportedFormat`."""
+    """The inverse of `encode_manifest`. Raises as `decode_record` does; `CorruptManifest` also when a part is missing."""
+    body = decode_record(data, key=key)
+    try:
+        return msgspec.convert(body, Manifest)
+    except msgspec.ValidationError as exc:
+        raise CorruptManifest(f"{key} lacks a part: {exc}", key=key) from exc
+
+
+def encode_record(body: Mapping[str, Any], *, signer: SigningKey | None = None) -> bytes:
+    """A small object that must not be altered: canonical JSON with its own checksum, and signed if there is a signer."""
+    return canonical(_complete(body, signer)) + b"\n"
+
+
+def _complete(body: Mapping[str, Any], signer: SigningKey | None) -> dict[str, Any]:
+    record = {name: value for name, value in body.items() if name not in _SEALS}
+    signature = None if signer is None else {"by": signer.did, "value": signer.sign(_signed(record))}
+    record["signature"] = signature
+    record["checksum"] = hashlib.sha256(canonical(record)).hexdigest()
+    return record
+
+
+def decode_record(data: bytes, *, key: str) -> dict[str, Any]:
+    """The inverse of `encode_record`. Raises `CorruptManifest`, `UnsupportedFormat`, and `SignatureInvalid` for a signature that is there
+    and does not fit. Whether one must be there, and by whom, the caller decides."""
     try:
         body = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
@@ -287,7 +370,52 @@ def decode_manifest(data: bytes, *, key: str) -> Manifest:
     body["checksum"] = found
     if data != canonical(body) + b"\n":
         raise CorruptManifest(f"{key} is not in the form in which it was written", key=key, hint="Somebody edited or reformatted it.")
+    _check_signature(body, key)
+    return body
+
+
+def encode_keys(snapshot: str, wrapped: Iterable[WrappedKey], *, signer: SigningKey | None = None) -> bytes:
+    """Wrapped forms of a snapshot's data key, as the object that adds them to it."""
+    return encode_record({"format": FORMAT, "kind": "keys", "id": snapshot, "keys": msgspec.to_builtins(list(wrapped))}, signer=signer)
+
+
+def decode_keys(data: bytes, snapshot: str, *, key: str) -> list[WrappedKey]:
+    """The inverse of `encode_keys`. Raises as `decode_record` does; `CorruptManifest` also when they belong to another snapshot."""
+    return decode_signed_keys(data, snapshot, key=key)[0]
+
+
+def decode_signed_keys(data: bytes, snapshot: str, *, key: str) -> tuple[list[WrappedKey], Signature | None]:
+    """The same, and who signed them."""
+    body = decode_record(data, key=key)
+    if body.get("kind") != "keys" or body.get("id") != snapshot:
+        raise CorruptManifest(
+            f"{key} does not hold keys of {snapshot}: an object was moved", key=key, hint="Put it back under its own name."
+        )
     try:
-        return msgspec.convert(body, Manifest)
+        return msgspec.convert(body.get("keys"), list[WrappedKey]), msgspec.convert(body.get("signature"), Signature | None)
     except msgspec.ValidationError as exc:
         raise CorruptManifest(f"{key} lacks a part: {exc}", key=key) from exc
+
+
+_SEALS = ("signature", "checksum")
+
+
+def _signed(record: Mapping[str, Any]) -> bytes:
+    """What a signature covers: nothing else that we sign begins like this."""
+    return f"{FORMAT} record\n".encode() + canonical(record)
+
+
+def _check_signature(body: dict[str, Any], key: str) -> None:
+    if body.get("signature") is None:
+        return
+    try:
+        signature = msgspec.convert(body["signature"], Signature)
+    except msgspec.ValidationError as exc:
+        raise CorruptManifest(f"{key} lacks a part: {exc}", key=key) from exc
+    rest = {name: value for name, value in body.items() if name not in _SEALS}
+    if not fits(_signed(rest), by=signature.by, signature=signature.value):
+        raise SignatureInvalid(
+            f"the signature of {key} does not fit: {signature.by} did not sign this",
+            key=key,
+            hint="It was altered after it was signed. Use another snapshot.",
+        )

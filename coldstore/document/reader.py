@@ -6,13 +6,16 @@ or not, is cut into its rows by `foreign.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from coldstore.document.model import Header, decode_header
+from coldstore.document.writer import SEPARATOR, frame_edges
 from coldstore.errors import CorruptDocument, TruncatedDocument, UnsupportedFormat
 
+#: No row is longer: Postgres makes no text of more bytes. What goes on longer would fill the memory.
+LONGEST_ROW = 1 << 30
 _CLOSERS = (b"]", b"],", b"]}")
 
 
@@ -27,6 +30,20 @@ def frame_rows(plain: bytes) -> Iterator[bytes]:
         start = end + 1
 
 
+def is_frame_of(plain: bytes, rows: Sequence[bytes], array: str, *, opens: bool, closes: bool, ends: bool) -> bool:
+    """Whether `plain` is what `DocumentWriter` writes of `rows`, which `frame_rows` cut out of it: nothing more, nothing less. Sizes and
+    line breaks tell; to write it again for comparing would take longer than everything else."""
+    opening, closing = frame_edges(array, rows=len(rows), opens=opens, closes=closes, ends=ends)
+    between = len(SEPARATOR) * max(0, len(rows) - 1)
+    lines = opening.count(b"\n") + max(0, len(rows) - 1) + closing.count(b"\n")
+    return (
+        len(plain) == len(opening) + sum(map(len, rows)) + between + len(closing)
+        and plain.count(b"\n") == lines
+        and plain.startswith(opening)
+        and plain.endswith(closing)
+    )
+
+
 def matching_rows(plain: bytes, needle: bytes) -> Iterator[bytes]:
     """Only those rows of a frame that contain `needle`; the others are never cut out."""
     at = plain.find(needle)
@@ -39,14 +56,18 @@ def matching_rows(plain: bytes, needle: bytes) -> Iterator[bytes]:
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Whole lines without their newline; the last may lack one."""
+    """Whole lines without their newline; the last may lack one. Raises `CorruptDocument` for one that does not end."""
     rest: list[bytes] = []
+    size = 0
     for chunk in chunks:
         first, *more = chunk.split(b"\n")
         rest.append(first)
+        size = len(more[-1]) if more else size + len(first)
         for line in more:
             yield b"".join(rest)
             rest = [line]
+        if size > LONGEST_ROW:
+            raise CorruptDocument("the document has a line that is longer than any row can be", hint="Use another snapshot.")
     if last := b"".join(rest):
         yield last
 

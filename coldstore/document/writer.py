@@ -36,11 +36,12 @@ class RowBatch:
 
 @dataclass(frozen=True, slots=True)
 class PlainFrame:
-    """A frame before its codec: `pieces` in a row are its bytes. `tier` is an array's name, None for the header."""
+    """A frame before its codec: `pieces` in a row are its bytes. `tier` is an array's name, None for the header; `last`: none follows."""
 
     tier: str | None
     rows: int
     pieces: tuple[bytes, ...]
+    last: bool = False
 
     @property
     def size(self) -> int:
@@ -63,6 +64,13 @@ def batches(rows: Iterable[bytes], *, size: int) -> Iterator[RowBatch]:
         yield RowBatch(SEPARATOR.join(gathered), len(gathered), digest)
 
 
+def frame_edges(array: str, *, rows: int, opens: bool, closes: bool, ends: bool) -> tuple[bytes, bytes]:
+    """What stands before and after the rows of a frame. `opens`, `closes`: it is the first, the last of its tier; `ends`: the last of the
+    document."""
+    opening = msgspec.json.encode(array) + b":[\n" if opens else b""
+    return opening, (b"\n" if rows else b"") + (b"]}\n" if ends else b"],\n") if closes else SEPARATOR
+
+
 class DocumentWriter:
     """The order of a document: `header`, then for each array of `arrays` in turn `open`, `rows` any number of times, `close`.
     Small batches are put together until a frame has about `frame_size` bytes."""
@@ -71,7 +79,7 @@ class DocumentWriter:
         self._arrays = list(arrays)
         self._frame_size = frame_size
         self._next = 0
-        self._prefix = b""
+        self._opens = False
         self._held: list[RowBatch] = []
         self._held_size = 0
 
@@ -79,29 +87,31 @@ class DocumentWriter:
         return PlainFrame(None, 0, (encode_header(header) + SEPARATOR,))
 
     def open(self) -> None:
-        self._prefix = msgspec.json.encode(self._arrays[self._next]) + b":[\n"
+        self._opens = True
 
     def rows(self, batch: RowBatch) -> PlainFrame | None:
         """Take `batch`. Returns a frame of what was held, once that is full: by now it is known not to be the tier's end."""
         full = self._held and self._held_size + len(batch.body) > self._frame_size
-        frame = self._frame(SEPARATOR) if full else None
+        frame = self._frame() if full else None
         self._held.append(batch)
         self._held_size += len(batch.body)
         return frame
 
     def close(self) -> PlainFrame:
         """The tier's last frame."""
-        end = b"]}\n" if self._next == len(self._arrays) - 1 else b"],\n"
-        frame = self._frame(b"\n" + end if self._held else end)
+        frame = self._frame(closes=True)
         self._next += 1
         return frame
 
-    def _frame(self, suffix: bytes) -> PlainFrame:
-        pieces = [self._prefix] if self._prefix else []
+    def _frame(self, *, closes: bool = False) -> PlainFrame:
+        array = self._arrays[self._next]
+        ends = closes and self._next == len(self._arrays) - 1
+        rows = sum(b.rows for b in self._held)
+        opening, closing = frame_edges(array, rows=rows, opens=self._opens, closes=closes, ends=ends)
+        pieces = [opening] if opening else []
         for number, batch in enumerate(self._held):
             pieces += [SEPARATOR, batch.body] if number else [batch.body]
-        frame = PlainFrame(self._arrays[self._next], sum(b.rows for b in self._held), (*pieces, suffix))
-        self._prefix = b""
+        self._opens = False
         self._held = []
         self._held_size = 0
-        return frame
+        return PlainFrame(array, rows, (*pieces, closing), ends)
