@@ -3,28 +3,44 @@ command line is one such program."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from coldstore import catalog, config, verify
+from coldstore import catalog, config, lifecycle, pointers, verify
+from coldstore import prune as pruning
 from coldstore.catalog import SnapshotInfo
 from coldstore.codec.compress import Codec
+from coldstore.codec.sign import SigningKey
 from coldstore.config import Settings
 from coldstore.document import model
-from coldstore.documents import Document, StoredDocument, open_file
-from coldstore.errors import ColdStoreError, ConfigError, NotFound
+from coldstore.documents import Document, StoredDocument, open_file, open_stored, rewrap
+from coldstore.drill import DrillOptions, drill
+from coldstore.drill import Report as Proof
+from coldstore.errors import ColdStoreError, ConfigError, NotFound, SuspectSnapshot, VerifyFailed
 from coldstore.export import ExportOptions, snapshot, snapshot_each_user
-from coldstore.postgres.connect import connect
+from coldstore.keyrings.files import read_secret
+from coldstore.keyrings.open import open_rings
+from coldstore.keyrings.ring import KeyRing
+from coldstore.postgres.assertion import Assertion
+from coldstore.postgres.connect import connect, describe
 from coldstore.postgres.migrate import install_reference_schema, migrate
+from coldstore.postgres.runs import Kind, RunHandle, RunLog, Trigger
 from coldstore.postgres.source import Source
 from coldstore.postgres.table_plan import Mode
 from coldstore.progress import Progress, silent
+from coldstore.recorded import recorded
 from coldstore.restore import Report, RestoreOptions, restore
+from coldstore.retention import Policy, policy_of
 from coldstore.storage.open import open_store
 from coldstore.storage.store import Store
 from coldstore.tiers import EVERYBODY, Scope
+from coldstore.trust import Trust
 
 MODES = ("fresh", "replace", "merge")
 ON_CONFLICT = ("fail", "skip", "update")
@@ -37,6 +53,19 @@ def scope(*, uid: str | None = None, workspace: str | None = None) -> Scope:
     return Scope.of(uid=uid, workspace=workspace)
 
 
+def _look_first(found: Sequence[SnapshotInfo]) -> None:
+    """Raise when any is suspect."""
+    suspects = [info for info in found if info.suspect]
+    if suspects:
+        first = suspects[0]
+        others = f", and {len(suspects) - 1} more" if len(suspects) > 1 else ""
+        raise SuspectSnapshot(
+            f"{first.id} is stored, but looks wrong: {first.suspect}{others}",
+            key=first.path,
+            hint="Is it the right database? `latest` still names the one before. If it is right, take it again with --accept.",
+        )
+
+
 class ColdStore:
     """A source database and a store, as configured. Use it as a context manager, or `close` it.
 
@@ -47,8 +76,17 @@ class ColdStore:
     Connections are opened when they are first needed and kept.
     """
 
-    def __init__(self, settings: Settings | None = None, *, database_url: str | None = None, url: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        database_url: str | None = None,
+        url: str | None = None,
+        trigger: Trigger = "api",
+    ) -> None:
+        """`trigger`: what the list of runs says of who asked."""
         self.settings = settings or config.load(flags={"database_url": database_url, "url": url})
+        self.trigger: Trigger = trigger
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +95,7 @@ class ColdStore:
         self.close()
 
     def close(self) -> None:
-        for name in ("source", "store"):
+        for name in ("source", "store", "runs"):
             if name in self.__dict__:
                 self.__dict__.pop(name).close()
 
@@ -77,6 +115,49 @@ class ColdStore:
     def source(self) -> Source:
         return Source(self.settings.require_database())
 
+    @cached_property
+    def runs(self) -> RunLog:
+        """The list of runs. Inside the block of one that is begun here, what this object does is that run."""
+        s = self.settings
+        return RunLog(s.runs_url.get_secret_value() if s.runs_url else s.require_database(), timeout=s.runs_timeout)
+
+    def _recorded(self, kind: Kind, of: Scope, progress: Progress = silent, **details: object) -> AbstractContextManager[RunHandle]:
+        s = self.settings
+        known = s.runs_log == "required" or (s.runs_log == "auto" and bool(s.runs_url or s.database_url))
+        return recorded(
+            self.runs if known else None,
+            kind,
+            trigger=self.trigger,
+            scope=of,
+            progress=progress,
+            required=s.runs_log == "required",
+            apart=s.runs_url is not None,
+            details={name: value for name, value in details.items() if value},
+        )
+
+    @cached_property
+    def rings(self) -> tuple[KeyRing, ...]:
+        """Who can open what is sealed."""
+        s = self.settings
+        environ = {"COLD_STORE_KEY": s.key.get_secret_value()} if s.key else {}
+        return open_rings(s.ring_specs(), environ={**os.environ, **environ}, kms_endpoint_url=s.kms_endpoint_url, region=s.region)
+
+    @cached_property
+    def signer(self) -> SigningKey | None:
+        """Who signs new snapshots."""
+        s = self.settings
+        if s.signing_key is not None:
+            return SigningKey.parse(s.signing_key.get_secret_value())
+        if s.signing_key_file is not None:
+            return SigningKey.parse(read_secret(Path(s.signing_key_file), what="signing key file"))
+        return None
+
+    def trust(self, *, require_signature: bool | None = None) -> Trust:
+        """Whose signature counts: one's own and those of `trusted_keys`."""
+        own = {self.signer.did} if self.signer else set()
+        required = self.settings.require_signature if require_signature is None else require_signature
+        return Trust(frozenset({*self.settings.trusted_keys, *own}), required)
+
     # --- out -------------------------------------------------------------------------------------------------------------------
 
     def snapshot(
@@ -86,33 +167,50 @@ class ColdStore:
         workspace: str | None = None,
         label: str | None = None,
         allow_empty: bool = False,
+        accept: bool = False,
         progress: Progress = silent,
     ) -> SnapshotInfo:
-        """One snapshot: of a user, of a workspace, or of everybody. Raises `NotFound` for somebody of whom there is nothing."""
-        manifest = snapshot(
-            self.source,
-            self.store,
-            tiers=self.settings.enabled_tiers(),
-            scope=scope(uid=uid, workspace=workspace),
-            label=label,
-            options=self._export_options(allow_empty=allow_empty),
-            progress=progress,
-        )
-        return SnapshotInfo.of(manifest)
+        """One snapshot: of a user, of a workspace, or of everybody. Raises `NotFound` for somebody of whom there is nothing, and
+        `SuspectSnapshot`, when it is stored, for one with far less in it than the one before; with `accept` that is no matter."""
+        wanted = scope(uid=uid, workspace=workspace)
+        with self._recorded("snapshot", wanted, progress, label=label) as run:
+            manifest = snapshot(
+                self.source,
+                self.store,
+                tiers=self.settings.enabled_tiers(),
+                scope=wanted,
+                label=label,
+                options=self._export_options(allow_empty=allow_empty, accept=accept),
+                progress=progress,
+            )
+            info = SnapshotInfo.of(manifest)
+            run.succeeded(snapshot_id=info.id, rows=sum(info.rows.values()), bytes=info.bytes)
+            _look_first([info])
+        return info
 
-    def snapshot_each_user(self, *, label: str | None = None, progress: Progress = silent) -> Iterator[SnapshotInfo]:
-        """One snapshot for every user there is, all of one moment. They are written as the iterator is consumed."""
-        manifests = snapshot_each_user(
-            self.source,
-            self.store,
-            tiers=self.settings.enabled_tiers(),
-            label=label,
-            options=self._export_options(),
-            progress=progress,
-        )
-        return (SnapshotInfo.of(m) for m in manifests)
+    def snapshot_each_user(self, *, label: str | None = None, accept: bool = False, progress: Progress = silent) -> Iterator[SnapshotInfo]:
+        """One snapshot for every user there is, all of one moment. They are written as the iterator is consumed. Raises `SuspectSnapshot`
+        when all of them are written."""
+        with self._recorded("snapshot", EVERYBODY, progress, label=label, each="user") as run:
+            manifests = snapshot_each_user(
+                self.source,
+                self.store,
+                tiers=self.settings.enabled_tiers(),
+                label=label,
+                options=self._export_options(accept=accept),
+                progress=progress,
+            )
+            suspects = []
+            rows = size = 0
+            for users, manifest in enumerate(manifests, 1):
+                info = SnapshotInfo.of(manifest)
+                suspects += [info] if info.suspect else []
+                rows, size = rows + sum(info.rows.values()), size + info.bytes
+                run.succeeded(rows=rows, bytes=size, details={"users": users, "suspects": {i.uid: i.suspect for i in suspects}})
+                yield info
+            _look_first(suspects)
 
-    def _export_options(self, *, allow_empty: bool = False) -> ExportOptions:
+    def _export_options(self, *, allow_empty: bool = False, accept: bool = False) -> ExportOptions:
         s = self.settings
         return ExportOptions(
             codec=Codec(s.compression, s.compression_level),
@@ -121,6 +219,12 @@ class ColdStore:
             writers=s.writers,
             frame_size=s.frame_mb << 20,
             allow_empty=allow_empty,
+            rings=self.rings if s.seal else (),
+            signer=self.signer,
+            retain_days=s.retain_days,
+            retain_mode=s.retain_mode,
+            max_fall=s.max_fall,
+            accept=accept,
         )
 
     # --- what there is ---------------------------------------------------------------------------------------------------------
@@ -139,8 +243,9 @@ class ColdStore:
         """Newest first. `everybody`: only all-user snapshots. One whose manifest is damaged stands there as its error."""
         wanted = EVERYBODY if everybody else scope(uid=uid, workspace=workspace)
         only = wanted if everybody or wanted != EVERYBODY else None
+        drills = catalog.drills(self.store)
         for found in catalog.manifests(self.store, scope=only, date=date, label=label, kind=kind, limit=limit):
-            yield found if isinstance(found, ColdStoreError) else SnapshotInfo.of(found)
+            yield found if isinstance(found, ColdStoreError) else SnapshotInfo.of(found, drills.get(found.id, ()))
 
     def manifest(self, snapshot_id: str) -> model.Manifest:
         return catalog.read_manifest(self.store, snapshot_id)
@@ -157,20 +262,38 @@ class ColdStore:
         label: str | None = None,
         uid: str | None = None,
         workspace: str | None = None,
+        require_signature: bool | None = None,
     ) -> Document:
         """The document to read: a file, a snapshot by its id, or the newest all-user one (labelled, if asked). When there is no all-user
-        snapshot, the newest one of the user or workspace serves."""
+        snapshot, the newest one of the user or workspace serves. Raises a `SignatureError` where one is required, a `KeyRingError` when
+        it is sealed and no key ring opens it."""
+        trust = self.trust(require_signature=require_signature)
         if file is not None:
-            return open_file(Path(file))
+            document = open_file(Path(file), rings=self.rings)
+            if trust.required or isinstance(document, StoredDocument):
+                signature = document.manifest.signature if isinstance(document, StoredDocument) else None
+                trust.check(signature, what=document.name)
+            return document
+        manifest = self._manifest(snapshot_id, label=label, own=scope(uid=uid, workspace=workspace))
+        return self._opened(manifest, trust)
+
+    def stored_document(self, snapshot_id: str, *, require_signature: bool | None = None) -> StoredDocument:
+        """The document of one snapshot of the store. Raises as `document` does."""
+        return self._opened(self.manifest(snapshot_id), self.trust(require_signature=require_signature))
+
+    def _opened(self, manifest: model.Manifest, trust: Trust) -> StoredDocument:
+        trust.check(manifest.signature, what=manifest.id)
+        return open_stored(self.store, manifest, rings=self.rings)
+
+    def _manifest(self, snapshot_id: str | None, *, label: str | None, own: Scope) -> model.Manifest:
         if snapshot_id is not None:
-            return StoredDocument(self.store, self.manifest(snapshot_id))
+            return self.manifest(snapshot_id)
         try:
-            return StoredDocument(self.store, catalog.newest(self.store, EVERYBODY, label=label))
+            return catalog.newest(self.store, EVERYBODY, label=label)
         except NotFound:
-            own = scope(uid=uid, workspace=workspace)
             if own == EVERYBODY:
                 raise
-            return StoredDocument(self.store, catalog.newest(self.store, own, label=label))
+            return catalog.newest(self.store, own, label=label)
 
     # --- back ------------------------------------------------------------------------------------------------------------------
 
@@ -188,34 +311,152 @@ class ColdStore:
         dry_run: bool = False,
         tiers: Iterable[str] = (),
         allow_missing_columns: bool = False,
+        require_signature: bool | None = None,
         progress: Progress = silent,
     ) -> Report:
         """Bring a snapshot back into the database at the URL `to`; with `uid` or `workspace`, only their part. Without an id, a file or a
-        label it is the newest all-user snapshot. Raises `RestoreRefused` or `DocumentError`, the target being untouched."""
+        label it is the newest all-user snapshot. Raises `RestoreRefused`, `DocumentError`, `KeyRingError` or `SignatureError`, the target
+        being untouched."""
         if mode not in MODES or on_conflict not in ON_CONFLICT:
             raise ConfigError(f"no such mode: {mode}, on conflict {on_conflict}", hint=f"Modes: {MODES}; on conflict: {ON_CONFLICT}.")
         wanted = scope(uid=uid, workspace=workspace)
-        return restore(
-            self.document(snapshot_id, file=file, label=label, uid=uid, workspace=workspace),
-            to,
-            scope=wanted,
-            tiers=self.settings.all_tiers(),
-            options=RestoreOptions(
-                mode=Mode(mode, on_conflict),
-                jobs=self.settings.jobs,
-                dry_run=dry_run,
-                allow_missing_columns=allow_missing_columns,
-                tiers=tuple(tiers),
-                maintenance_work_mem=self.settings.maintenance_work_mem,
-            ),
+        with self._recorded("restore", wanted, progress, target=describe(to), mode=mode, dryRun=dry_run) as run:
+            run.snapshot_id = snapshot_id
+            document = self.document(snapshot_id, file=file, label=label, uid=uid, workspace=workspace, require_signature=require_signature)
+            run.details["document"] = document.name
+            report = restore(
+                document,
+                to,
+                scope=wanted,
+                tiers=self.settings.all_tiers(),
+                options=RestoreOptions(
+                    mode=Mode(mode, on_conflict),
+                    jobs=self.settings.jobs,
+                    dry_run=dry_run,
+                    allow_missing_columns=allow_missing_columns,
+                    tiers=tuple(tiers),
+                    maintenance_work_mem=self.settings.maintenance_work_mem,
+                ),
+                progress=progress,
+            )
+            restored = None if dry_run else sum(t["rows"] for t in report.tables)
+            run.succeeded(snapshot_id=None if file else document.name, rows=restored, details={"verified": report.verified})
+        signature = document.manifest.signature if isinstance(document, StoredDocument) else None
+        if note := self.trust(require_signature=False).check(signature, what=document.name):
+            report.notes.insert(0, note)
+        return report
+
+    # --- proof -----------------------------------------------------------------------------------------------------------------
+
+    def verify(
+        self,
+        snapshot_id: str | None = None,
+        *,
+        since: str | None = None,
+        deep: bool = False,
+        sample: float = 0.0,
+        seed: int = 0,
+        require_signature: bool | None = None,
+        progress: Progress = silent,
+    ) -> list[verify.Verdict]:
+        """A verdict for one snapshot, for those since a UTC day, or for every one in the store. `sample`: the share of the frames to read,
+        chosen by `seed`."""
+        with self._recorded("verify", EVERYBODY, progress, deep=deep, sample=sample, since=since) as run:
+            run.snapshot_id = snapshot_id
+            checks = verify.Checks(deep, sample, seed, self.rings, self.trust(require_signature=require_signature))
+            found: Iterable[model.Manifest | ColdStoreError]
+            found = [self.manifest(snapshot_id)] if snapshot_id else catalog.manifests(self.store, since=since)
+            verdicts = verify.verify(self.store, found, checks=checks, whole=snapshot_id is None and since is None, progress=progress)
+            states = Counter(v.state for v in verdicts)
+            run.succeeded(rows=sum(v.rows for v in verdicts), bytes=sum(v.bytes for v in verdicts), details={"states": states})
+            if bad := len(verdicts) - states["ok"]:
+                run.failed(VerifyFailed(f"{bad} of {len(verdicts)} snapshots are not good"))
+        return verdicts
+
+    def drill(self, snapshot_id: str | None = None, *, to: str | None = None, keep: bool = False, progress: Progress = silent) -> Proof:
+        """Restore a snapshot, or the newest all-user one, into a database that is thrown away, try everything there, and record the
+        outcome in the store. `to`: a server on which the database is made, instead of an embedded one. `keep` it afterwards."""
+        s = self.settings
+        options = DrillOptions(
+            to=to,
+            keep=keep,
+            restore=RestoreOptions(jobs=s.jobs, maintenance_work_mem=s.maintenance_work_mem),
+            assertions=tuple(Assertion(a.name, a.sql) for a in s.assertions),
+            timeout=s.assertion_timeout,
+            signer=self.signer,
+        )
+        with self._recorded("drill", EVERYBODY, progress) as run:
+            run.snapshot_id = snapshot_id
+            report = drill(self.document(snapshot_id), self.store, options=options, progress=progress)
+            run.succeeded(snapshot_id=report.id, details={"proven": report.proven})
+            if not report.proven:
+                run.failed(VerifyFailed(f"not proven: {', '.join(c.name for c in report.checks if not c.ok) or 'nothing was tried'}"))
+        return report
+
+    def rewrap(self, snapshot_id: str | None = None) -> list[str]:
+        """Wrap the data key of one sealed snapshot, or of every one, for the key rings that are configured now; documents stay as they are.
+        Returns the ids of those that were lacking a form."""
+        found = [self.manifest(snapshot_id)] if snapshot_id else catalog.manifests(self.store)
+        done = []
+        for manifest in found:
+            if isinstance(manifest, ColdStoreError):
+                raise manifest
+            if rewrap(self.store, manifest, rings=self.rings, signer=self.signer):
+                done.append(manifest.id)
+        return done
+
+    def delete(self, snapshot_ids: Iterable[str], *, now: int | None = None) -> list[str]:
+        """Delete snapshots, and leave a record of it. Raises `ObjectLocked` before anything is done if one must be kept. `now`:
+        milliseconds since the epoch, for those who have another clock."""
+        wanted = list(snapshot_ids)
+        with self._recorded("delete", EVERYBODY, snapshots=wanted) as run:
+            run.snapshot_id = wanted[0] if len(wanted) == 1 else None
+            found = [self.manifest(snapshot) for snapshot in wanted]
+            catalog.delete(self.store, found, now=time.time_ns() // 1_000_000 if now is None else now, signer=self.signer)
+        return [m.id for m in found]
+
+    def policy(self, **given: int | bool | str | None) -> Policy:
+        """The retention policy of the settings; with rules `given` (`last=3`, `preset="pro"`), theirs. Raises `ConfigError` for one that
+        keeps nothing."""
+        return policy_of(self.settings.retention(), **given)
+
+    def prune(
+        self,
+        policy: Policy | None = None,
+        *,
+        uid: str | None = None,
+        workspace: str | None = None,
+        everybody: bool = False,
+        dry_run: bool = True,
+        now: int | None = None,
+        progress: Progress = silent,
+    ) -> pruning.Report:
+        """Decide what the policy keeps, and unless it is a `dry_run` delete the rest and what dead processes left behind. `everybody`: only
+        all-user snapshots. Deletions that failed stand in the report."""
+        wanted = EVERYBODY if everybody else scope(uid=uid, workspace=workspace)
+        return pruning.prune(
+            self.store,
+            policy or self.policy(),
+            now=time.time_ns() // 1_000_000 if now is None else now,
+            scope=wanted if everybody or wanted != EVERYBODY else None,
+            grace_hours=self.settings.grace_hours,
+            dry_run=dry_run,
+            signer=self.signer,
+            trust=self.trust(),
             progress=progress,
         )
 
-    def verify(self, snapshot_id: str | None = None, *, deep: bool = False, progress: Progress = silent) -> Iterator[verify.Verdict]:
-        """A verdict for one snapshot, or for every one in the store."""
-        found: Iterable[model.Manifest | ColdStoreError]
-        found = [self.manifest(snapshot_id)] if snapshot_id else catalog.manifests(self.store)
-        return verify.verify(self.store, found, deep=deep, progress=progress)
+    def check_pointers(self) -> tuple[int, list[pointers.Wrong]]:
+        """(how many pointers there should be, those that do not lead where they should)."""
+        return pointers.check(self.store)
+
+    def rebuild_pointers(self) -> list[pointers.Wrong]:
+        """Put right the pointers that are wrong; returns what was."""
+        return pointers.rebuild(self.store)
+
+    def lifecycle(self, kind: str | None = None, *, expire: bool = False) -> lifecycle.Rules:
+        """The bucket's rules for `kind`, `s3` or `gcs`; by default for where the store is."""
+        return lifecycle.rules(self.settings.store_url(), kind, policy=self.policy() if expire else None)
 
     def orphans(self) -> list[str]:
         """Keys below `snapshots/` that belong to no snapshot: what a crash between document and manifest leaves, and strangers' objects."""

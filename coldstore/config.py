@@ -3,7 +3,7 @@
 An unknown key anywhere is an error that names the nearest known one: a setting that is silently ignored is a backup that is silently
 wrong. Secrets are `SecretStr` and never print.
 
-    coldstore.toml      [store] [snapshot] [restore] [tiers.NAME]
+    coldstore.toml      [store] [snapshot] [restore] [drill] … [tiers.NAME]
     environment         DATABASE_URL, COLD_STORE_* (the same names in capitals)
 """
 
@@ -15,10 +15,10 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from pydantic_settings.sources import InitSettingsSource
 
 from coldstore.errors import ConfigError
@@ -30,12 +30,62 @@ DEFAULT_PATH = "coldstore-data"
 
 #: Which settings stand in which section of the file. `database_url` and `api_key` stand in none: secrets belong to the environment.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "store": ("backend", "bucket", "prefix", "path", "url", "region", "endpoint_url", "path_style", "checksums", "options"),
-    "snapshot": ("compression", "compression_level", "vectors", "readers", "writers", "frame_mb"),
+    "store": (
+        "backend",
+        "bucket",
+        "prefix",
+        "path",
+        "url",
+        "region",
+        "endpoint_url",
+        "path_style",
+        "checksums",
+        "options",
+        "retain_days",
+        "retain_mode",
+    ),
+    "snapshot": ("compression", "compression_level", "vectors", "readers", "writers", "frame_mb", "max_fall"),
     "restore": ("jobs", "maintenance_work_mem"),
+    "drill": ("assertion_timeout", "assertions"),
+    "runs": ("runs_log", "runs_timeout"),
+    "encryption": ("key_rings", "seal", "kms_endpoint_url"),
+    "signing": ("signing_key_file", "trusted_keys", "require_signature"),
+    "retention": (
+        "keep_preset",
+        "keep_last",
+        "keep_days",
+        "keep_daily",
+        "keep_weekly",
+        "keep_monthly",
+        "keep_floor",
+        "keep_labels",
+        "grace_hours",
+    ),
+}
+#: What stands in the file under a name that Python would not have.
+FILE_KEYS = {"assertions": "assert", "runs_log": "log", "runs_timeout": "timeout"} | {
+    f"keep_{name}": name for name in ("preset", "last", "days", "daily", "weekly", "monthly", "floor", "labels")
 }
 #: Variables of ours that are no settings.
-_OTHER_VARIABLES = frozenset({"COLD_STORE_DEBUG", "COLD_STORE_TARGET_URL"})
+_OTHER_VARIABLES = frozenset({"COLD_STORE_DEBUG", "COLD_STORE_DRILL_URL", "COLD_STORE_TARGET_URL"})
+
+
+def _split(value: object) -> object:
+    """`a, b` of the environment as a list."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+#: A list; in the environment its items stand with commas between them.
+Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+
+
+class AssertionSettings(BaseModel):
+    """One `[[drill.assert]]`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1)
+    sql: str = Field(min_length=1)
 
 
 class TierSettings(BaseModel):
@@ -81,9 +131,57 @@ class Settings(BaseSettings):
     # A frame is held a few times over (read, joined, compressed, in flight), for each reader: 64 MB of frames is 1 GB of memory.
     frame_mb: int = Field(4, ge=1, le=64, description="Plain megabytes of a frame.")
 
+    max_fall: float = Field(
+        0.5, ge=0, le=1, description="Share of rows by which a snapshot may be smaller than the one before and not be suspect."
+    )
+
     jobs: int = Field(2, ge=1, le=64, description="Connections that a restore loads with at once.")
     maintenance_work_mem: str = Field(
         "512MB", pattern=r"^[1-9][0-9]*(kB|MB|GB)$", description="Server memory for each index that a restore builds."
+    )
+
+    assertion_timeout: int = Field(60, ge=1, le=86400, description="Seconds that one assertion of a drill may take.")
+    assertions: list[AssertionSettings] = Field(
+        default_factory=list, description="What a drill must find true: `name`, and `sql` that gives one row with one boolean."
+    )
+
+    keep_preset: Literal["free", "pro", "enterprise"] | None = Field(
+        None, description="7, 30 or 365 days; what else stands here is over it."
+    )
+    keep_last: int | None = Field(None, ge=0, description="Keep so many of the newest snapshots of each scope.")
+    keep_days: int | None = Field(None, ge=0, le=36500, description="Keep what is younger.")
+    keep_daily: int | None = Field(None, ge=0, description="Keep the newest of each of so many days that have one, in UTC.")
+    keep_weekly: int | None = Field(None, ge=0, description="The same of weeks, which begin on Monday.")
+    keep_monthly: int | None = Field(None, ge=0, description="The same of months.")
+    keep_floor: int | None = Field(None, ge=1, description="Keep so many of the newest good ones whatever their age. Default: 3.")
+    keep_labels: bool | None = Field(None, description="Keep what has a label. Default: true.")
+    # A snapshot in the making is an upload or a document without a manifest: it must be done within this time.
+    grace_hours: int = Field(24, ge=1, le=8760, description="Hours after which what a dead process left behind is swept.")
+
+    runs_log: Literal["auto", "required", "off"] = Field(
+        "auto", description="auto: the list of runs is written where it is; required: nothing starts without it."
+    )
+    # Nine heartbeats: a process that is only slow must not be taken for dead.
+    runs_timeout: int = Field(90, ge=30, le=86400, description="Seconds without a sign of life after which a run counts as failed.")
+    runs_url: SecretStr | None = Field(None, description="Database with the list of runs, where it is not the source.")
+
+    key: SecretStr | None = Field(None, description="Keys of the key ring `local`: the text of a key file.")
+    key_rings: Names = Field(
+        default_factory=list,
+        description="Who can open what is sealed: `local`, `local:FILE`, `aws-kms:KEY`, `gcp-kms:KEY`."
+        " Default: `local` where COLD_STORE_KEY is set.",
+    )
+    seal: bool = Field(True, description="Whether new snapshots are sealed. Without key rings none is.")
+    kms_endpoint_url: str | None = Field(None, description="Another endpoint of the key service.")
+
+    signing_key: SecretStr | None = Field(None, description="The text of a signing key, instead of a file.")
+    signing_key_file: str | None = Field(None, description="File with the key that signs new snapshots.")
+    trusted_keys: Names = Field(default_factory=list, description="`did:key` names of those whose signature counts, beside one's own.")
+    require_signature: bool = Field(False, description="Refuse to restore what nobody trusted signed.")
+
+    retain_days: int | None = Field(None, ge=1, le=36500, description="Days for which nobody may delete a new snapshot.")
+    retain_mode: Literal["governance", "compliance"] = Field(
+        "governance", description="compliance: not even the owner of the bucket can shorten it."
     )
 
     tiers: dict[str, TierSettings] = Field(default_factory=dict, description="Tiers beside or instead of the built-in ones.")
@@ -138,6 +236,15 @@ class Settings(BaseSettings):
 
     def enabled_tiers(self) -> tuple[Tier, ...]:
         return enabled_tiers(self.all_tiers())
+
+    def ring_specs(self) -> tuple[str, ...]:
+        """The key rings: those named, or the one whose key the environment holds."""
+        return tuple(self.key_rings) or (("local",) if self.key else ())
+
+    def retention(self) -> dict[str, int | bool | str]:
+        """`[retention]`, as far as it is set, under the file's names."""
+        given = {FILE_KEYS[name]: getattr(self, name) for name in SECTIONS["retention"] if name in FILE_KEYS}
+        return {name: value for name, value in given.items() if value is not None}
 
     def require_database(self) -> str:
         if self.database_url is None:
@@ -198,15 +305,29 @@ def read_file(path: Path) -> dict[str, Any]:
             raise _misplaced(path, section)
         if section not in SECTIONS or not isinstance(entries, dict):
             raise _unknown(f"section [{section}] of {path}", section, [*SECTIONS, "tiers"])
+        known = {FILE_KEYS.get(name, name): name for name in SECTIONS[section]}
         for key, value in entries.items():
-            if key not in SECTIONS[section]:
-                if key in Settings.model_fields:
+            if key not in known:
+                if key in Settings.model_fields and key not in FILE_KEYS:
                     raise _misplaced(path, key)
-                raise _unknown(f"key {key!r} in [{section}] of {path}", key, SECTIONS[section])
-            values[key] = value
-    if isinstance(values.get("path"), str):  # as the file's author meant it, wherever the program is started
-        values["path"] = str(path.parent / values["path"])
+                raise _unknown(f"key {key!r} in [{section}] of {path}", key, known)
+            values[known[key]] = value
+    _resolve_paths(values, path.parent)
     return values
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    """Paths are as the file's author meant them, wherever the program is started."""
+    for name in ("path", "signing_key_file"):
+        if isinstance(values.get(name), str):
+            values[name] = str(folder / Path(values[name]).expanduser())
+    if isinstance(values.get("key_rings"), list):
+        values["key_rings"] = [_beside(folder, spec) for spec in values["key_rings"]]
+
+
+def _beside(folder: Path, spec: object) -> object:
+    kind, _, file = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    return f"local:{folder / Path(file).expanduser()}" if kind == "local" and file else spec
 
 
 def _check_environment(environ: Mapping[str, str]) -> None:
@@ -235,7 +356,8 @@ def _explain(exc: ValidationError, path: Path | None, from_file: Mapping[str, An
     name = str(error["loc"][0])
     where = ".".join(str(part) for part in error["loc"] if part != "str" and not str(part).startswith("literal["))
     if error["type"] == "extra_forbidden":
-        return _unknown(f"key {where!r} of {path or 'the settings'}", where.rpartition(".")[2], TierSettings.model_fields)
+        kind = AssertionSettings if name == "assertions" else TierSettings
+        return _unknown(f"key {where!r} of {path or 'the settings'}", where.rpartition(".")[2], kind.model_fields)
     variable = PREFIX + name.upper()
     if name in flags:
         where = "--" + name.replace("_", "-")
@@ -243,5 +365,5 @@ def _explain(exc: ValidationError, path: Path | None, from_file: Mapping[str, An
         where = variable
     elif name in from_file:
         section = next((f"[{section}] " for section, names in SECTIONS.items() if name in names), "")
-        where = f"{section}{where} of {path or 'the settings'}"
+        where = f"{section}{where.replace(name, FILE_KEYS.get(name, name), 1)} of {path or 'the settings'}"
     return ConfigError(f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}", hint="See docs/reference/configuration.md.")

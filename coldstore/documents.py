@@ -8,9 +8,10 @@ thread that needs the rows. `restore`, `verify --deep` and `cat` read through he
 
 from __future__ import annotations
 
+import glob
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,32 @@ from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
+from coldstore.catalog import add_keys, added_keys
 from coldstore.codec.compress import SUFFIXES, Codec, codec_of, decode_stream
 from coldstore.codec.pipeline import decode
+from coldstore.codec.seal import CIPHER, DataKey
+from coldstore.codec.seal import SUFFIX as SEALED
+from coldstore.codec.sign import SigningKey
 from coldstore.document import foreign, model
 from coldstore.document.reader import frame_rows, lines, matching_rows, read_header, read_rows
 from coldstore.document.values import splitter
-from coldstore.errors import CorruptDocument, NotFound, ObjectMissing, TruncatedDocument, UnsupportedFormat
+from coldstore.errors import (
+    CorruptDocument,
+    CorruptManifest,
+    KeyRingError,
+    NotFound,
+    ObjectMissing,
+    TruncatedDocument,
+    UnsupportedFormat,
+    WrongKey,
+)
+from coldstore.keyrings.open import unwrap_with_any, wrap_for_all
+from coldstore.keyrings.ring import KeyRing
+from coldstore.storage.store import Store
 from coldstore.tiers import Scope
 
 _READ = 1 << 20
+_NEWER = "Install a newer coldstore."
 _PART = 4 << 20  # bytes of rows in a part of a document that is read from front to back
 
 
@@ -115,10 +133,11 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A snapshot of a store, by its manifest."""
+    """A snapshot of a store, by its manifest; a sealed one with its data key. `open_stored` finds that."""
 
     store: Readable
     manifest: model.Manifest
+    data_key: DataKey | None = None
 
     @property
     def name(self) -> str:
@@ -137,15 +156,23 @@ class StoredDocument:
         return self.manifest.schema
 
     @property
-    def tiers(self) -> list[model.TierSummary] | None:
-        return self.manifest.tiers
+    def tiers(self) -> list[model.TierSummary]:
+        return [msgspec.structs.replace(t, digest=self._unmasked(t.digest, f"digest {t.array}")) for t in self.manifest.tiers]
+
+    @property
+    def plain_sha256(self) -> str:
+        return self._unmasked(self.manifest.plain_sha256, "plainSha256")
+
+    def _unmasked(self, digest: str, name: str) -> str:
+        return digest if self.data_key is None else self.data_key.mask(digest, name)
 
     @property
     def size(self) -> int | None:
         return self.manifest.bytes
 
-    def frame(self, frame: model.Frame) -> bytes:
+    def frame(self, number: int) -> bytes:
         """The plain bytes of one frame, checked. Raises `TruncatedDocument` or `CorruptDocument`."""
+        frame = self.manifest.frames[number]
         try:
             stored = self.store.read(self.manifest.document, start=frame.offset, length=frame.length)
         except ObjectMissing as exc:
@@ -154,30 +181,72 @@ class StoredDocument:
                 key=self.manifest.document,
                 hint="Use another snapshot.",
             ) from exc
-        return decode(stored, frame, self._codec(), key=self.manifest.document)
+        last = number == len(self.manifest.frames) - 1
+        return decode(stored, frame, self._codec(), self.data_key, key=self.manifest.document, number=number, last=last)
 
     def _codec(self) -> Codec:
         if self.manifest.codec not in SUFFIXES:
             raise UnsupportedFormat(
                 f"{self.manifest.document} is compressed with {self.manifest.codec!r}",
                 key=self.manifest.document,
-                hint="Install a newer coldstore.",
+                hint=_NEWER,
             )
         return Codec(self.manifest.codec)  # type: ignore[arg-type]
 
     def parts(self, wanted: Iterable[str], only: Owner | None = None) -> Generator[Part]:
         arrays = set(wanted)
-        for frame in self.manifest.frames:
+        for number, frame in enumerate(self.manifest.frames):
             if frame.tier in arrays and frame.rows:
-                yield Part(frame.tier or "", frame.plain, lambda frame=frame: self._rows(frame, only))  # type: ignore[misc]
+                yield Part(frame.tier or "", frame.plain, lambda n=number, a=frame.tier: self._rows(n, a, only))  # type: ignore[misc]
 
-    def _rows(self, frame: model.Frame, only: Owner | None) -> Iterable[bytes]:
-        plain = self.frame(frame)
-        return frame_rows(plain) if only is None else only.rows(frame.tier or "", plain)
+    def _rows(self, number: int, array: str, only: Owner | None) -> Iterable[bytes]:
+        plain = self.frame(number)
+        return frame_rows(plain) if only is None else only.rows(array, plain)
 
     def chunks(self) -> Iterator[bytes]:
         """The whole plain document, piece by piece."""
-        return (self.frame(frame) for frame in self.manifest.frames)
+        return map(self.frame, range(len(self.manifest.frames)))
+
+
+def open_stored(store: Store, manifest: model.Manifest, *, rings: Sequence[KeyRing] = ()) -> StoredDocument:
+    """A snapshot ready to be read: of a sealed one the data key is unwrapped. Raises a `KeyRingError` when no ring can."""
+    return StoredDocument(store, manifest, _data_key(manifest, rings, lambda: added_keys(store, manifest.id)))
+
+
+def _data_key(manifest: model.Manifest, rings: Sequence[KeyRing], added: Callable[[], list[model.WrappedKey]]) -> DataKey | None:
+    sealing = manifest.sealing
+    if sealing is None:
+        return None
+    if sealing.cipher != CIPHER:
+        raise UnsupportedFormat(f"{manifest.document} is sealed with {sealing.cipher!r}", key=manifest.document, hint=_NEWER)
+    try:
+        secret = unwrap_with_any(rings, sealing.keys, context=manifest.id)
+    except KeyRingError:
+        later = added()  # only then: rewrapped snapshots are few, and looking costs a listing
+        if not later:
+            raise
+        secret = unwrap_with_any(rings, [*later, *sealing.keys], context=manifest.id)
+    data_key = DataKey(secret, manifest.id, bytes.fromhex(sealing.nonce))
+    if data_key.check != sealing.check:
+        raise WrongKey(
+            f"the key that was unwrapped for {manifest.id} is not the one that it was sealed with",
+            key=manifest.document,
+            hint="Its wrapped key was replaced. Use another snapshot, or another wrapped key of this one.",
+        )
+    return data_key
+
+
+def rewrap(store: Store, manifest: model.Manifest, *, rings: Sequence[KeyRing], signer: SigningKey | None = None) -> bool:
+    """Wrap a snapshot's data key for those of `rings` whose current key does not open it yet. The document stays as it is; the wrapped
+    forms are added as an object of their own. False when there is nothing to do. Raises a `KeyRingError` when no ring opens it now."""
+    document = open_stored(store, manifest, rings=rings)
+    if document.data_key is None or manifest.sealing is None:
+        return False
+    there = {(w.ring, w.key) for w in [*manifest.sealing.keys, *added_keys(store, manifest.id)]}
+    wrapped = [w for w in wrap_for_all(rings, document.data_key.secret, context=manifest.id) if (w.ring, w.key) not in there]
+    if wrapped:
+        add_keys(store, manifest.id, wrapped, signer=signer)
+    return bool(wrapped)
 
 
 class LineFile:
@@ -261,14 +330,28 @@ def _gathered(rows: Iterator[tuple[str, bytes]], only: Owner | None) -> Generato
         yield Part(array, size, lambda: held)
 
 
-def open_file(path: Path) -> Document:
+def open_file(path: Path, *, rings: Sequence[KeyRing] = ()) -> Document:
     """A document in a local file: with the manifest beside it, without, or of another program."""
-    beside = re.sub(r"\.json(\.gz|\.zst)?\Z", ".manifest.json", path.name)
+    beside = re.sub(r"\.json(\.gz|\.zst)?(\.enc)?\Z", ".manifest.json", path.name)
     if beside != path.name and (path.parent / beside).is_file():
         manifest = model.decode_manifest((path.parent / beside).read_bytes(), key=beside)
         if manifest.document.rsplit("/", 1)[-1] == path.name:
-            return StoredDocument(_FileStore(path), manifest)
+            return StoredDocument(_FileStore(path), manifest, _data_key(manifest, rings, lambda: _keys_beside(path, manifest.id)))
+    if path.name.endswith(SEALED):
+        raise CorruptManifest(
+            f"{path.name} is sealed, and its manifest is not beside it",
+            key=path.name,
+            hint=f"The wrapped key stands in the manifest: put {beside} into the same folder.",
+        )
     return open_loose(path)
+
+
+def _keys_beside(path: Path, snapshot: str) -> list[model.WrappedKey]:
+    return [
+        wrapped
+        for file in sorted(path.parent.glob(f"{glob.escape(snapshot)}.keys-[0-9][0-9][0-9][0-9].json"), reverse=True)
+        for wrapped in model.decode_keys(file.read_bytes(), snapshot, key=file.name)
+    ]
 
 
 def open_loose(path: Path) -> Document:

@@ -1,6 +1,6 @@
 """The way out: one moment of the database into one snapshot per scope.
 
-    tiers → one consistent moment → chunks of rows → document lines → frames → codec → store → manifest → pointers
+    tiers → one consistent moment → chunks of rows → document lines → frames → codec, seal → store → manifest → pointers
 
 `restore.py` is the same steps the other way round. Nothing here depends on the size of the data but the time: readers run ahead of the
 writer by a bounded number of batches, and frames are written in the order in which they stand in the document.
@@ -15,28 +15,35 @@ import heapq
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import chain, groupby
 from operator import itemgetter
 
 import msgspec
 
 from coldstore import __version__
-from coldstore.catalog import point_latest, rfc3339, write_checkpoint
+from coldstore.catalog import Heads, point_latest, rfc3339, write_checkpoint
 from coldstore.codec.compress import Codec
 from coldstore.codec.digest import format_digest
-from coldstore.codec.pipeline import DocumentSums, encode, ordered_map
+from coldstore.codec.pipeline import DocumentSums, StoredFrame, encode, ordered_map
+from coldstore.codec.seal import CIPHER, DataKey
+from coldstore.codec.seal import SUFFIX as SEALED
+from coldstore.codec.sign import SigningKey
 from coldstore.document import model
 from coldstore.document.writer import DocumentWriter, PlainFrame, RowBatch, batches
-from coldstore.errors import NotFound, ObjectExists, StoreError
+from coldstore.errors import NotFound, ObjectExists, ObjectLocked, StoreError
+from coldstore.gate import suspicion
+from coldstore.keyrings.open import wrap_for_all
+from coldstore.keyrings.ring import KeyRing
 from coldstore.postgres.introspect import Relation
 from coldstore.postgres.parallel import Job, read_ahead, read_batches
 from coldstore.postgres.read import chunk_query, chunks, copy_owned_lines, scope_query
 from coldstore.postgres.source import Moment, Source
 from coldstore.progress import Progress, silent
 from coldstore.storage import layout
-from coldstore.storage.store import Store
+from coldstore.storage.store import RetainMode, Retention, Store
 from coldstore.tiers import EVERYBODY, Scope, Tier
 
 _CLASHES = 1000  # so many milliseconds in a row cannot all be taken by honest snapshots
@@ -47,7 +54,9 @@ _OWNED_AHEAD = 8
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
     """How to write. `readers`: connections for everybody's memory. `frame_size`: plain bytes. `vectors`: text or hex. `writers`:
-    documents written at once by `snapshot_each_user`. `allow_empty`: a scope without any row is no error."""
+    documents written at once by `snapshot_each_user`. `allow_empty`: a scope without any row is no error. `rings`: who can open what is
+    written; none, and it is not sealed. `retain_days`: how long nobody may delete it. `max_fall`: the share of rows by which it may be
+    smaller than the one before and not be suspect; `accept`: it is good whatever it holds."""
 
     codec: Codec = field(default_factory=Codec)
     vectors: str = "text"
@@ -56,6 +65,12 @@ class ExportOptions:
     writers: int = 4
     frame_size: int = 4 << 20
     allow_empty: bool = False
+    rings: tuple[KeyRing, ...] = ()
+    signer: SigningKey | None = None
+    retain_days: int | None = None
+    retain_mode: RetainMode = "governance"
+    max_fall: float = 0.5
+    accept: bool = False
 
 
 def snapshot(
@@ -68,7 +83,8 @@ def snapshot(
     options: ExportOptions | None = None,
     progress: Progress = silent,
 ) -> model.Manifest:
-    """One scope's memory as one snapshot. Raises `NotFound` for a user or workspace of whom there is not one row."""
+    """One scope's memory as one snapshot; one with a `suspect` is stored, and `latest` stays where it was. Raises `NotFound` for a user or
+    workspace of whom there is not one row."""
     options = options or ExportOptions()
     started = time.monotonic()
     with source.moment(tiers, vectors=options.vectors, sizes=scope == EVERYBODY) as moment:
@@ -77,7 +93,7 @@ def snapshot(
         def read() -> Generator[tuple[int, RowBatch]]:
             return _rows(moment, tables, scope, options)
 
-        draft = _Draft(store, moment, tables, scope, label, options, started)
+        draft = _Draft(store, moment, tables, scope, label, options, started, Heads(store))
         return draft.publish(lambda tally: _frames(tables, read(), tally, options.frame_size, progress))
 
 
@@ -96,13 +112,14 @@ def snapshot_each_user(
     index. Documents are written by several threads. Rows without a uid are in nobody's document; `progress.note` tells how many.
     """
     options = options or ExportOptions()
+    started = time.monotonic()  # each of them takes from the moment until it is written: nobody saw it before
     with source.moment(tiers, vectors=options.vectors) as moment:
         tables = _Tables.of(moment, Scope.user(""))
         for relation in tables.relations:
             if orphans := moment.rows_without_owner(relation):
                 name = relation.table.table.name
                 progress.note(f"{orphans} rows of {name} have no {relation.table.uid_column}: only an all-user snapshot holds them")
-        yield from _each_user(store, moment, tables, label, options, progress)
+        yield from _each_user(store, moment, tables, label, options, started, progress)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------------------
@@ -196,6 +213,7 @@ class _Draft:
     label: str | None
     options: ExportOptions
     started: float
+    heads: Heads
 
     def publish(self, frames: Callable[[_Tally], Generator[PlainFrame]]) -> model.Manifest:
         """Write document, manifest and pointers under the first free millisecond. `frames` is asked anew for each try."""
@@ -205,33 +223,62 @@ class _Draft:
             except ObjectExists:
                 continue
             point_latest(self.store, manifest)
-            if self.label is not None:
+            if self.label is not None and manifest.suspect is None:
                 write_checkpoint(self.store, manifest)
             return manifest
         raise StoreError(f"{_CLASHES} snapshots of {self.scope} are dated after {rfc3339(self.moment.timestamp)}", op="snapshot")
 
     def _write(self, timestamp: int, frames: Callable[[_Tally], Generator[PlainFrame]]) -> model.Manifest:
         header = self._header(timestamp)
-        key = layout.document_key(header.id, self.options.codec.suffix)
+        previous = self.heads.before(self.scope, timestamp)
+        data_key = DataKey.new(header.id) if self.options.rings else None
+        sealing = data_key and self._sealing(data_key)  # first: a key ring that does not answer should cost no upload
+        key = layout.document_key(header.id, self.options.codec.suffix + (SEALED if data_key else ""))
+        retain = self._retention(timestamp)
         tally = _Tally([0] * len(self.tables.relations), [0] * len(self.tables.relations))
         sums = DocumentSums()
         codec = self.options.codec
         first = DocumentWriter([], frame_size=0).header(header)
-        with self.store.create(key) as out, closing(frames(tally)) as body:
-            with closing(ordered_map(lambda f: encode(f, codec), chain([first], body), workers=self._encoders())) as encoded:
+
+        def stored_frame(numbered: tuple[int, PlainFrame]) -> StoredFrame:
+            return encode(numbered[1], codec, data_key, number=numbered[0])
+
+        with self.store.create(key, retain=retain) as out, closing(frames(tally)) as body:
+            with closing(ordered_map(stored_frame, enumerate(chain([first], body)), workers=self._encoders())) as encoded:
                 for stored in encoded:
                     for piece in stored.pieces:
                         out.write(piece)
                     sums.add(stored)
             self._refuse_nothing(tally)
-        manifest = self._manifest(header, key, tally, sums)
+        manifest = msgspec.structs.replace(
+            self._manifest(header, key, tally, sums, data_key),
+            suspect=self._suspicion(tally),
+            previous=previous,
+            sealing=sealing,
+            retained=_retained(self.store, retain),
+        )
+        manifest = model.complete(manifest, signer=self.options.signer)
         try:
-            with self.store.create(layout.manifest_key(header.id)) as out:
+            with self.store.create(layout.manifest_key(header.id), retain=retain) as out:
                 out.write(model.encode_manifest(manifest))
         except ObjectExists:
-            self.store.delete(key)  # ours: a snapshot with another codec has the same id
+            with suppress(ObjectLocked):  # it stays, as an orphan, until its date
+                self.store.delete(key)  # ours: a snapshot with another codec has the same id
             raise
         return manifest
+
+    def _suspicion(self, tally: _Tally) -> str | None:
+        if self.options.accept:
+            return None
+        now = {r.table.tier: rows for r, rows in zip(self.tables.relations, tally.rows, strict=True)}
+        return suspicion(self.heads.rows(self.scope), now, max_fall=self.options.max_fall, everybody=self.scope == EVERYBODY)
+
+    def _retention(self, timestamp: int) -> Retention | None:
+        days = self.options.retain_days
+        if days is None:
+            return None
+        until = datetime.fromtimestamp(timestamp // 1000 + 1, UTC) + timedelta(days=days)
+        return Retention(until, self.options.retain_mode)
 
     def _encoders(self) -> int:
         return self.options.encoders if self.scope == EVERYBODY else 0
@@ -257,7 +304,10 @@ class _Draft:
             schema=self.tables.schema,
         )
 
-    def _manifest(self, header: model.Header, key: str, tally: _Tally, sums: DocumentSums) -> model.Manifest:
+    def _manifest(self, header: model.Header, key: str, tally: _Tally, sums: DocumentSums, data_key: DataKey | None) -> model.Manifest:
+        def masked(digest: str, name: str) -> str:
+            return digest if data_key is None else data_key.mask(digest, name)
+
         return model.Manifest(
             **msgspec.structs.asdict(header),
             document=key,
@@ -265,23 +315,40 @@ class _Draft:
             bytes=sums.plain_bytes,
             stored_bytes=sums.stored_bytes,
             sha256=sums.stored_sha256,
-            plain_sha256=sums.plain_sha256,
+            plain_sha256=masked(sums.plain_sha256, "plainSha256"),
             tiers=[
-                model.TierSummary(tier=r.table.tier, array=r.table.array, rows=rows, digest=format_digest(digest))
+                model.TierSummary(
+                    tier=r.table.tier,
+                    array=r.table.array,
+                    rows=rows,
+                    digest=masked(format_digest(digest), f"digest {r.table.array}"),
+                )
                 for r, rows, digest in zip(self.tables.relations, tally.rows, tally.digests, strict=True)
             ],
             frames=sums.frames,
             seconds=round(time.monotonic() - self.started, 6),
         )
 
+    def _sealing(self, data_key: DataKey) -> model.Sealing:
+        wrapped = wrap_for_all(self.options.rings, data_key.secret, context=data_key.snapshot)
+        return model.Sealing(cipher=CIPHER, nonce=data_key.nonce.hex(), check=data_key.check, keys=wrapped)
+
+
+def _retained(store: Store, retain: Retention | None) -> model.Retained | None:
+    if retain is None:
+        return None
+    mode = retain.mode if store.enforces_retention else "advisory"
+    return model.Retained(until=rfc3339(int(retain.until.timestamp()) * 1000), mode=mode)
+
 
 # --- each user ---------------------------------------------------------------------------------------------------------------------
 
 
 def _each_user(
-    store: Store, moment: Moment, tables: _Tables, label: str | None, options: ExportOptions, progress: Progress
+    store: Store, moment: Moment, tables: _Tables, label: str | None, options: ExportOptions, started: float, progress: Progress
 ) -> Iterator[model.Manifest]:
     connections = moment.connections(len(tables.relations))
+    heads = Heads(store, everybody=True)
     sources = [lambda conn, r=r: _owned_batches(copy_owned_lines(conn, r, check_utf8=moment.check_utf8)) for r in tables.relations]
     with (
         read_ahead(connections, sources, depth=_OWNED_AHEAD) as streams,
@@ -290,7 +357,7 @@ def _each_user(
         writing: list[Future[model.Manifest]] = []
         try:
             for uid, rows in _merge(streams):
-                draft = _Draft(store, moment, tables, Scope.user(uid), label, options, time.monotonic())
+                draft = _Draft(store, moment, tables, Scope.user(uid), label, options, started, heads)
                 small, rest = _take(rows, options.frame_size)
                 if rest is None:
                     writing.append(pool.submit(_publish_user, draft, small, progress))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from coldstore.catalog import SnapshotInfo
 from coldstore.errors import ColdStoreError
+from coldstore.postgres.runs import RunInfo
 from coldstore.progress import Progress as Listener
 from coldstore.progress import silent
+from coldstore.verify import Verdict
 
 if TYPE_CHECKING:  # Rich takes longer to import than a small snapshot takes: only where something is drawn
     from rich.console import Console
@@ -40,7 +42,7 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def whose(info: SnapshotInfo) -> str:
+def whose(info: SnapshotInfo | RunInfo) -> str:
     """A scope as people write it."""
     return info.uid if info.uid is not None else f"workspace {info.workspace}" if info.workspace is not None else "everybody"
 
@@ -50,14 +52,68 @@ def snapshots(found: list[SnapshotInfo | ColdStoreError]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("ID", "left"), ("OF", "left"), ("AT (UTC)", "left"), ("LABEL", "left"), ("ROWS", "right"), ("STORED", "right")):
+    for name, justify in (
+        ("ID", "left"),
+        ("OF", "left"),
+        ("AT (UTC)", "left"),
+        ("LABEL", "left"),
+        ("ROWS", "right"),
+        ("STORED", "right"),
+        ("LAST PROVEN", "left"),
+    ):
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name in {"ID", "AT (UTC)"})  # type: ignore[arg-type]
     for item in found:
         if isinstance(item, ColdStoreError):
-            table.add_row(f"[red]damaged[/red] {item.key or ''}", str(item), "", "", "", "")
+            table.add_row(f"[red]damaged[/red] {item.key or ''}", str(item), "", "", "", "", "")
             continue
         at = item.snapshot_at.replace("T", " ").removesuffix("Z")
-        table.add_row(item.id, _plain(whose(item)), at, _plain(item.label or ""), f"{sum(item.rows.values()):,}", size(item.stored_bytes))
+        rows = f"{sum(item.rows.values()):,}"
+        label = _plain(item.label or "") + (" [yellow]suspect[/yellow]" if item.suspect else "")
+        table.add_row(item.id, _plain(whose(item)), at, label.strip(), rows, size(item.stored_bytes), proven(item))
+    return table
+
+
+def proven(info: SnapshotInfo) -> str:
+    """The day of the last drill; of one that failed it says so."""
+    if info.last_drill is None:
+        return ""
+    return f"{'' if info.last_drill.proven else 'failed '}{info.last_drill.at[:10]}"
+
+
+_COLOURS = {"ok": "green", "damaged": "red", "untrusted": "red", "unopened": "yellow"}
+
+
+def verdicts(found: Iterable[Verdict]) -> Table:
+    """The table of `verify`; what is wrong stands below the snapshot that it is wrong with."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("STATE", "left"), ("ID", "left"), ("ROWS", "right"), ("SIZE", "right"), ("FRAMES READ", "right")):
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name != "ID")  # type: ignore[arg-type]
+    for verdict in found:
+        state = f"[{_COLOURS[verdict.state]}]{verdict.state}[/]"
+        table.add_row(state, _plain(verdict.id), f"{verdict.rows:,}", size(verdict.bytes), f"{verdict.frames:,}" if verdict.frames else "")
+        for sentence in [*verdict.problems, *filter(None, (verdict.untrusted, verdict.unopened)), *verdict.notes]:
+            table.add_row("", _plain(sentence))
+    return table
+
+
+_STATES = {"succeeded": "green", "failed": "red", "skipped": "yellow", "running": "cyan"}
+
+
+def runs(found: Iterable[RunInfo]) -> Table:
+    """The table of `runs`: what came of each, its snapshot or why there is none."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("STARTED (UTC)", "KIND", "BY", "OF", "STATE", "TOOK", "SNAPSHOT, OR WHY NOT"):
+        table.add_column(name, justify="right" if name == "TOOK" else "left", overflow="fold", no_wrap=name == "STARTED (UTC)")
+    for run in found:
+        took = "" if run.seconds is None else f"{run.seconds:,.2f} s"
+        state = f"[{_STATES[run.state]}]{run.state}[/]"
+        of = "each user" if run.details.get("each") else whose(run)
+        started = f"{run.started_at:%Y-%m-%d %H:%M:%S}"
+        table.add_row(started, run.kind, run.trigger, _plain(of), state, took, _plain(run.error or run.snapshot_id or ""))
     return table
 
 

@@ -41,6 +41,7 @@ TIER_KEYS = {
     "enabled": "`false` switches the tier off, `true` one of the built-in ones on.",
 }
 OTHER_VARIABLES = {
+    "COLD_STORE_DRILL_URL": "The server of `coldstore drill`, instead of `--to`.",
     "COLD_STORE_DEBUG": "Any value: print the traceback of an error as well.",
     "COLD_STORE_TARGET_URL": "The target of `coldstore restore`, instead of `--to`.",
 }
@@ -211,6 +212,10 @@ compression = "zstd"
 [restore]
 jobs = 4
 
+[[drill.assert]]                # what `coldstore drill` must find true
+name = "alice is there"
+sql = "SELECT count(*) > 0 FROM daily_memories WHERE uid = 'uid_alice'"
+
 [tiers.graph_edges]             # a built-in tier that is off by default
 enabled = true
 
@@ -242,7 +247,16 @@ def _configuration_lines() -> Iterator[str]:
         yield ""
         yield from _table(
             ["Key", "Variable", "Value", "Default", "Meaning"],
-            ([_code(n), _code(variable(n)), _values(fields[n]), _setting_default(fields[n]), _described(n, fields[n])] for n in names),
+            (
+                [
+                    _code(config.FILE_KEYS.get(n, n)),
+                    _code(variable(n)),
+                    _values(fields[n]),
+                    _setting_default(fields[n]),
+                    _described(n, fields[n]),
+                ]
+                for n in names
+            ),
         )
     yield "## [tiers.NAME]"
     yield ""
@@ -285,7 +299,9 @@ def _kind(kind: Any) -> str:
         return " or ".join(_kind(k) for k in get_args(kind) if k is not NoneType)
     if get_origin(kind) is Literal:
         return ", ".join(_code("false" if v is False else v) for v in get_args(kind))
-    plain = {str: "text", int: "number", bool: "`true`, `false`", SecretStr: "text"}
+    if get_origin(kind) is list and get_args(kind)[0] is not str:
+        return "list of tables (as a variable: JSON)"
+    plain = {str: "text", int: "number", float: "number", bool: "`true`, `false`", SecretStr: "text"}
     return plain.get(kind) or {dict: "table (as a variable: JSON)", list: "list of texts"}[get_origin(kind)]
 
 

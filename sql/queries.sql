@@ -215,3 +215,112 @@ FROM (
     UNION ALL
     SELECT 'p' || p.inhrelid || p.xmin || p.ctid::text FROM pg_catalog.pg_inherits p WHERE p.inhparent = ANY (%(oids)s::oid[])
 ) x (version)
+
+-- name: guards
+-- What keeps rows out of one table: unique and exclusion indexes, checks, foreign keys. For an index `keys` are the expressions that two
+-- rows must not share, by `operators` where it is an exclusion's; `expression` is its predicate, or the check. Columns that came after
+-- PostgreSQL 14 are looked up by name.
+SELECT x.relname::text AS name, coalesce(k.contype::text, 'u') AS kind,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+              WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[])) AS columns,
+       ARRAY(SELECT pg_get_indexdef(i.indexrelid, n, false) FROM generate_series(1, i.indnkeyatts) n ORDER BY n) AS keys,
+       ARRAY(SELECT format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) FROM unnest(k.conexclop) WITH ORDINALITY u (oid, place)
+               JOIN pg_catalog.pg_operator o ON o.oid = u.oid JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+              ORDER BY u.place) AS operators,
+       pg_get_expr(i.indpred, i.indrelid) AS expression,
+       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) AS nulls_too,
+       NULL::text AS references_table, NULL::text[] AS references_columns
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x')
+WHERE i.indrelid = %(oid)s AND (i.indisunique OR k.contype = 'x')
+UNION ALL
+SELECT k.conname::text, k.contype::text,
+       ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u (num, place)
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.num ORDER BY u.place),
+       '{}', '{}', pg_get_expr(k.conbin, k.conrelid), false, nullif(k.confrelid, 0)::regclass::text,
+       ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u (num, place)
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.num ORDER BY u.place)
+FROM pg_catalog.pg_constraint k
+WHERE k.conrelid = %(oid)s AND k.contype IN ('c', 'f') AND k.conparentid = 0
+  AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
+ORDER BY 2, 1
+
+-- name: culprit
+-- The constraint, or index without one, that an error names, as it stands on the topmost table: a partition reports its own. Checks have
+-- one name on all of them.
+WITH RECURSIVE table_named (oid) AS (
+    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relname = %(table)s
+), up (oid, parent, relation, name) AS (
+    SELECT k.oid, k.conparentid, k.conrelid, k.conname FROM pg_catalog.pg_constraint k JOIN table_named t ON t.oid = k.conrelid
+    WHERE k.conname = %(name)s AND k.contype <> 'n'
+    UNION ALL
+    SELECT k.oid, k.conparentid, k.conrelid, k.conname FROM pg_catalog.pg_constraint k JOIN up ON up.parent = k.oid
+)
+SELECT coalesce(pg_partition_root(up.relation::regclass), up.relation)::bigint AS oid, up.name::text AS name, NULL::text AS index
+FROM up WHERE up.parent = 0
+UNION ALL
+SELECT i.indrelid::bigint, x.relname::text, i.indexrelid::regclass::text
+FROM table_named t
+JOIN pg_catalog.pg_index found ON found.indrelid = t.oid
+JOIN pg_catalog.pg_class named ON named.oid = found.indexrelid AND named.relname = %(name)s
+JOIN pg_catalog.pg_index i ON i.indexrelid = coalesce(pg_partition_root(named.oid::regclass), named.oid)
+JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = named.oid AND k.contype IN ('p', 'u', 'x'))
+LIMIT 1
+
+-- name: run_log
+-- Whether there is a list of runs, and whether this server takes no writes. Asked of the catalog: who may not enter the schema gets an
+-- answer all the same.
+SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'coldstore' AND c.relname = 'runs') AS present,
+       pg_catalog.pg_is_in_recovery() AS standby
+
+-- name: run_begin
+-- Nothing is inserted when somebody has taken the slot.
+INSERT INTO coldstore.runs (id, kind, trigger, scope, uid, workspace, schedule, slot, details)
+VALUES (%(id)s, %(kind)s, %(trigger)s, %(scope)s, %(uid)s, %(workspace)s, %(schedule)s, %(slot)s, %(details)s)
+ON CONFLICT DO NOTHING
+
+-- name: run_beat
+UPDATE coldstore.runs SET heartbeat_at = clock_timestamp() WHERE id = ANY (%(ids)s::uuid[]) AND state = 'running'
+
+-- name: run_end
+UPDATE coldstore.runs
+SET state = %(state)s, finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(), snapshot_id = %(snapshot_id)s, rows = %(rows)s,
+    bytes = %(bytes)s, error = %(error)s, details = details || %(details)s
+WHERE id = %(id)s AND state = 'running'
+
+-- name: run_late
+-- The run was taken for dead. What was said of it stays.
+UPDATE coldstore.runs
+SET details = details || %(details)s || jsonb_build_object('late', jsonb_strip_nulls(jsonb_build_object('state', %(state)s::text,
+    'at', clock_timestamp(), 'snapshotId', %(snapshot_id)s::text, 'rows', %(rows)s::bigint, 'bytes', %(bytes)s::bigint,
+    'error', %(error)s::text)))
+WHERE id = %(id)s AND details @> '{"reaped": true}'
+
+-- name: run_reap
+-- Nobody knows when it died: the last sign of life is when it was last known to run.
+UPDATE coldstore.runs
+SET state = 'failed', finished_at = heartbeat_at, details = details || '{"reaped": true}',
+    error = 'no sign of life since ' || to_char(heartbeat_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+WHERE state = 'running' AND heartbeat_at < clock_timestamp() - make_interval(secs => %(timeout)s)
+
+-- name: run_last_slot
+SELECT max(slot) AS slot FROM coldstore.runs WHERE schedule = %(schedule)s
+
+-- name: run
+SELECT id::text, kind, trigger, scope, uid, workspace, state, schedule, slot, started_at, finished_at, heartbeat_at,
+       extract(epoch FROM finished_at - started_at)::float8 AS seconds, snapshot_id, rows, bytes, error, details
+FROM coldstore.runs WHERE id = %(id)s
+
+-- name: runs
+-- Newest first; with `before`, what stands behind that run.
+SELECT id::text, kind, trigger, scope, uid, workspace, state, schedule, slot, started_at, finished_at, heartbeat_at,
+       extract(epoch FROM finished_at - started_at)::float8 AS seconds, snapshot_id, rows, bytes, error, details
+FROM coldstore.runs
+WHERE (%(kind)s::text IS NULL OR kind = %(kind)s) AND (%(state)s::text IS NULL OR state = %(state)s)
+  AND (%(uid)s::text IS NULL OR uid = %(uid)s) AND (%(before)s::uuid IS NULL OR (started_at, id) < (%(at)s::timestamptz, %(before)s::uuid))
+ORDER BY started_at DESC, id DESC
+LIMIT %(limit)s

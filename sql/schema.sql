@@ -32,7 +32,7 @@ COMMENT ON TABLE coldstore.migrations IS 'One row per applied file of sql/migrat
 CREATE TABLE IF NOT EXISTS coldstore.runs (
     id           uuid        NOT NULL DEFAULT gen_random_uuid() PRIMARY KEY,
     kind         text        NOT NULL CONSTRAINT runs_kind_known
-                             CHECK (kind IN ('snapshot', 'restore', 'verify', 'drill', 'prune', 'compact')),
+                             CHECK (kind IN ('snapshot', 'restore', 'verify', 'drill', 'prune', 'compact', 'delete')),
     trigger      text        NOT NULL CONSTRAINT runs_trigger_known CHECK (trigger IN ('cli', 'http', 'schedule', 'api')),
     scope        text        NOT NULL DEFAULT 'all' CONSTRAINT runs_scope_known CHECK (scope IN ('all', 'uid', 'workspace')),
     uid          text,
@@ -56,6 +56,7 @@ CREATE TABLE IF NOT EXISTS coldstore.runs (
 COMMENT ON TABLE coldstore.runs IS 'One row per execution';
 COMMENT ON COLUMN coldstore.runs.schedule IS 'Which schedule asked for it; null for a run that somebody started';
 COMMENT ON COLUMN coldstore.runs.slot IS 'The planned moment that this run answers; null for a run that somebody started';
+COMMENT ON COLUMN coldstore.runs.error IS 'Why it failed, or was skipped; never a secret';
 COMMENT ON COLUMN coldstore.runs.heartbeat_at IS 'Moved on while the run lives: one that stands still belongs to a dead process';
 
 -- Of several replicas that wake up for the same slot one inserts the row, and the others see that it is taken.

@@ -31,6 +31,9 @@ Database = Annotated[str | None, typer.Option("--database", help="Source databas
 Uid = Annotated[str | None, typer.Option("--uid", help="Only this user's memory.")]
 Workspace = Annotated[str | None, typer.Option("--workspace", help="Only this workspace's memory.")]
 Label = Annotated[str | None, typer.Option("--label", help="Name of a snapshot, `before-upgrade`.")]
+RequireSignature = Annotated[
+    bool | None, typer.Option("--require-signature/--no-require-signature", help="Whether a trusted key must have signed it.")
+]
 SnapshotId = Annotated[str | None, typer.Argument(metavar="ID", help="A snapshot's id, as `list` shows it.")]
 
 
@@ -39,7 +42,7 @@ def opened(config: Path | None, **flags: Any) -> Iterator[ColdStore]:
     for name, value in flags.items():
         if value == "":  # `--store "$UNSET"` must not end up wherever the default is
             raise ConfigError(f"{_FLAGS[name]} is empty", hint="Name something, or leave the option out.")
-    with ColdStore(load(config=config, flags=flags)) as store:
+    with ColdStore(load(config=config, flags=flags), trigger="cli") as store:
         yield store
 
 

@@ -17,6 +17,7 @@ from coldstore.cli.common import (
     Database,
     Json,
     Label,
+    RequireSignature,
     SnapshotId,
     StoreUrl,
     Uid,
@@ -64,6 +65,7 @@ def snapshot(
     each_user: Annotated[bool, typer.Option("--each-user", help="One document for each user, all of one moment.")] = False,
     label: Label = None,
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Nobody's memory is no error.")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Good, even if it holds far less than the one before.")] = False,
     compression: Annotated[str | None, typer.Option("--compression", help="none, gzip or zstd.")] = None,
     store_url: StoreUrl = None,
     database: Database = None,
@@ -78,13 +80,13 @@ def snapshot(
         terminal.progress(quiet=json) as progress,
     ):
         if each_user:
-            found = list(store.snapshot_each_user(label=label, progress=progress))
+            found = list(store.snapshot_each_user(label=label, accept=accept, progress=progress))
             if not found and not allow_empty:
                 raise NotFound(
                     "there is no user in any tier", hint="Check the tiers' `uid` columns. --allow-empty takes that for an answer."
                 )
         else:
-            found = [store.snapshot(uid=uid, workspace=workspace, label=label, allow_empty=allow_empty, progress=progress)]
+            found = [store.snapshot(uid=uid, workspace=workspace, label=label, allow_empty=allow_empty, accept=accept, progress=progress)]
         where = store.store.url
     if json:
         print_json(found if each_user else found[0])
@@ -105,6 +107,10 @@ def _show(info: SnapshotInfo, where: str) -> None:
         ("rows", rows),
         ("left out", ", ".join(info.omitted_tiers) + " (no column says whose a row is)" if info.omitted_tiers else None),
         ("size", f"{terminal.size(info.bytes)}, stored {terminal.size(info.stored_bytes)} ({info.codec})"),
+        ("suspect", info.suspect),
+        ("sealed", "AES-256-GCM" if info.sealed else None),
+        ("signed by", info.signed_by),
+        ("kept until", info.retained_until),
         ("sha256", info.sha256),
         ("document", f"{where}/{info.path}"),
         ("took", f"{info.seconds:.2f} s"),
@@ -175,6 +181,8 @@ def show(
         ("database", f"{source.name} (system {source.system_identifier or 'unknown'}), PostgreSQL {source.server_version}"),
         ("moment", source.snapshot),
         ("written by", manifest.generator),
+        ("sealed for", ", ".join(f"{k.ring} {k.key}" for k in manifest.sealing.keys) if manifest.sealing else "nobody: not sealed"),
+        ("follows", manifest.previous.id if manifest.previous else "nothing: the first of its scope"),
         ("tables", ""),
         *tables,
     ]
@@ -192,7 +200,7 @@ def cat(
 ) -> None:
     """Print the plain document; with --uid or --tier, only those rows, one JSON object a line. Every byte is checked on the way."""
     with opened(config, url=store_url) as store:
-        document = StoredDocument(store.store, store.manifest(snapshot_id))
+        document = store.stored_document(snapshot_id)
         if uid is None and tier is None:
             for chunk in document.chunks():
                 write(chunk)
@@ -233,6 +241,7 @@ def restore(
     allow_missing_columns: Annotated[
         bool, typer.Option("--allow-missing-columns", help="Leave out values whose column the target lacks.")
     ] = False,
+    require_signature: RequireSignature = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen; change nothing.")] = False,
     store_url: StoreUrl = None,
     config: Config = None,
@@ -266,6 +275,7 @@ def restore(
             dry_run=dry_run,
             tiers=tier or (),
             allow_missing_columns=allow_missing_columns,
+            require_signature=require_signature,
             progress=progress,
         )
     if json:

@@ -106,8 +106,9 @@ def _sequences(conn: Connection, created: Sequence[TablePlan], schema: model.Sch
                     plan.name, sql.Identifier(column.name), staging.names.text(column.default)
                 )
                 left_out.append(make(conn, statement, f"the default of {plan.source.table}.{column.name}, {column.default},"))
-    for sequence in schema.sequences:
-        if sequence.owner_table in tables and sequence.owner_column and sequence.owner_table:
+    described = {(p.source.table, c.name) for p in created for c in p.columns}
+    for sequence in schema.sequences:  # one whose column was left behind belongs to nobody
+        if sequence.owner_column and sequence.owner_table and (sequence.owner_table, sequence.owner_column) in described:
             owner = sql.Identifier(sequence.owner_table.schema, sequence.owner_table.name, sequence.owner_column)
             conn.execute(_SQL("ALTER SEQUENCE {} OWNED BY {}").format(_name(sequence.name), owner))
     return [sentence for sentence in left_out if sentence]

@@ -129,6 +129,11 @@ class Staging:
             ) from exc
         self._remember(sql.SQL("DROP EXTENSION {}").format(sql.Identifier(extension.name)))
 
+    def find_names(self, schema: model.Schema) -> ddl.Names:
+        """What members of the document's extensions are called in this database."""
+        self._make_extensions(schema.extensions)
+        return self.names
+
     def _moved_names(self, oid: int, old: str, new: str) -> dict[str, str]:
         """Types, functions, operators and operator classes of an extension that lives in another schema here."""
         rows = self._conn.execute(
