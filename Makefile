@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-large docs clean
+.PHONY: demo test torture lint bench bench-large docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,9 @@ demo: $(STAMP)           ## snapshot, lose and restore the memory of 200 users o
 
 test: $(STAMP)           ## every test, on real Postgres, S3 and GCS servers that it starts itself
 	$(BIN)/pytest -n 2 --dist worksteal
+
+torture: $(STAMP)        ## half an hour of kills, faults, full disks and wrong bytes; see docs/RELIABILITY.md
+	$(BIN)/python -m tests.torture
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

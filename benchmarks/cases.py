@@ -26,6 +26,8 @@ _PIECE = 8 << 20  # what an upload is handed at once: the size of a frame
 _UPLOAD = 500_000_000
 _USERS = 200  # users whose own snapshot is taken
 _LISTED = 1000
+_MANY = 10_000
+_BULK_USERS = 2_000  # of the bulk data
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +104,14 @@ def _memory(case: str, what: str, samples: list[Sample]) -> Line:
 # --- everybody, out ----------------------------------------------------------------------------------------------------------------
 
 
-def _export(world: World, codec: str, *, database: str = "bulk") -> Callable[[], Sample]:
+def _export(world: World, codec: str, *, database: str = "bulk", **settings: str) -> Callable[[], Sample]:
     """`coldstore snapshot --all`, into a store that is new each time."""
 
     def once() -> Sample:
         with world.new_path("store") as store:
-            sample, info = world.coldstore("snapshot", "--all", "--store", store, database=world.url(database), compression=codec)
+            sample, info = world.coldstore(
+                "snapshot", "--all", "--store", store, database=world.url(database), compression=codec, **settings
+            )
             if info["rows"] != world.rows[database]:
                 raise RuntimeError(f"exported {info['rows']}, not {world.rows}")
             return sample.plus(bytes=info["bytes"], stored=info["storedBytes"])
@@ -568,22 +572,62 @@ def _through_s3fs(system: Any, path: str, document: Path) -> None:
             out.write(piece)
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------------------
+# --- trust -------------------------------------------------------------------------------------------------------------------------
 
 
-def reading(world: World) -> Iterator[Line]:
-    """What an auditor waits for: every byte checked, and a list of a thousand snapshots."""
-    for codec in ("none", "zstd"):
-        store, _ = world.snapshot(codec)
+def trust(world: World) -> Iterator[Line]:
+    """What it costs to seal and to sign, and how long it takes to check: ten thousand snapshots quickly, one to its last byte."""
+    keys = {"COLD_STORE_KEY_RINGS": f"local:{world.path('key')}", "COLD_STORE_SIGNING_KEY_FILE": str(world.path("signing-key"))}
+    world.coldstore("keygen", keys["COLD_STORE_KEY_RINGS"].removeprefix("local:"))
+    world.coldstore("keygen", "--sign", keys["COLD_STORE_SIGNING_KEY_FILE"])
+    rounds = world.rounds or 5
+    taken = take_turns({"sealed": _export(world, "zstd", **keys), "plain": _export(world, "zstd")}, rounds=rounds, say=world.say)
+    yield versus(
+        "trust", "all-user export, zstd 1, sealed and signed", taken, "sealed", "plain", limit=1.1, details=_cpu(taken, "sealed", "plain")
+    )
+    yield _memory("trust", "peak memory, export, sealed", taken["sealed"])
+    for sealing, settings in (("", {}), (", sealed and signed", keys)):
+        for codec in ("none", "zstd"):
+            yield _deep(world, codec, sealing, settings)
+    with world.new_path("many") as store:
+        with world.library(store) as cold:
+            for _ in range(_MANY // _BULK_USERS):
+                for _ in cold.snapshot_each_user():
+                    pass
 
-        def verify(store: Path = store) -> Sample:
-            sample, found = world.coldstore("verify", "--all", "--deep", "--store", store)
+        def quick() -> Sample:
+            sample, found = world.coldstore("verify", "--all", "--store", store)
+            if found["checked"] != _MANY or not found["ok"]:
+                raise RuntimeError(f"checked {found['checked']}, {'' if found['ok'] else 'not '}ok")
+            return sample
+
+        taken = take_turns({"coldstore verify --all": quick}, rounds=world.rounds or 3, say=world.say)
+        what = f"verify --all of {_MANY:,} snapshots"
+        yield Line("trust", what, "s", spread(taken["coldstore verify --all"]), on="ours", limit=30.0, note="On the local disk.")
+        yield _memory("trust", f"peak memory, {what}", taken["coldstore verify --all"])
+
+
+def _deep(world: World, codec: str, sealing: str, settings: Mapping[str, str]) -> Line:
+    """Plain megabytes a second of `verify --all --deep`."""
+    with world.new_path("deep") as store:
+        world.coldstore("snapshot", "--all", "--store", store, database=world.url(), compression=codec, **settings)
+
+        def verify() -> Sample:
+            sample, found = world.coldstore("verify", "--all", "--deep", "--store", store, **settings)
             size = sum(v["bytes"] for v in found["results"])
             return Sample(size / 1e6 / sample.value, sample.peak, sample.cpu)
 
         taken = take_turns({"coldstore verify --deep": verify}, rounds=world.rounds or 3, say=world.say)
-        what = f"verify --deep, {'plain JSON' if codec == 'none' else codec}"
-        yield Line("reading", what, "MB/s", spread(taken["coldstore verify --deep"]), note="Plain bytes a second.")
+    what = f"verify --deep, {'plain JSON' if codec == 'none' else codec}{sealing}"
+    samples = spread(taken["coldstore verify --deep"])
+    return Line("trust", what, "MB/s", samples, on="ours", limit=300.0, at_least=True, note="Plain bytes a second.")
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------------------
+
+
+def reading(world: World) -> Iterator[Line]:
+    """What a person waits for: a list of a thousand snapshots."""
     with world.new_path("listed") as store:
         with world.library(store, database=world.url("demo")) as cold:
             for _ in range(_LISTED // DEMO_USERS):
@@ -663,6 +707,7 @@ CASES: dict[str, Case] = {
     "one-user": one_user,
     "each-user": each_user,
     "upload": upload,
+    "trust": trust,
     "reading": reading,
 }
 #: The same for `--large`.

@@ -190,9 +190,11 @@ class World:
         command = Path(sys.executable).with_name("coldstore")
         return [command] if command.is_file() else [sys.executable, "-m", "coldstore"]
 
-    def coldstore(self, *arguments: str | Path, database: str | None = None, compression: str = "none") -> tuple[Sample, Any]:
+    def coldstore(
+        self, *arguments: str | Path, database: str | None = None, compression: str = "none", **settings: str
+    ) -> tuple[Sample, Any]:
         """The command as a user runs it, start of the interpreter included, and what it printed."""
-        environment = self.environment(COLD_STORE_COMPRESSION=compression)
+        environment = self.environment(COLD_STORE_COMPRESSION=compression, **settings)
         if database is not None:
             environment["DATABASE_URL"] = database
         with self.new_path("stdout") as out:

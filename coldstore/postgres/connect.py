@@ -7,7 +7,7 @@ Refuses: a DSN it cannot parse (its text is never repeated: it may hold a passwo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,21 +56,27 @@ def describe(url: str) -> str:
         parts = conninfo_to_dict(normalise(url))
     except psycopg.ProgrammingError:
         return "an unreadable address"
+    if _misread(parts):
+        return "an unreadable address"
     host = parts.get("host") or parts.get("hostaddr") or "the local socket"
     return f"{host}{':' + str(parts['port']) if parts.get('port') else ''}/{parts.get('dbname') or parts.get('user') or ''}"
 
 
-def connect(url: str, *, purpose: str = "coldstore") -> Connection:
-    """A connection in autocommit mode, its session pinned and its `search_path` empty. Raises `DatabaseUnreachable` or `ConfigError`."""
+def _misread(parts: Mapping[str, Any]) -> bool:
+    """Part of a password is taken for something else, and would be shown."""
+    return "@" in f"{parts.get('host')}{parts.get('dbname')}" or not re.fullmatch(r"[\d,]*", str(parts.get("port") or ""))
+
+
+def connect(url: str, *, purpose: str = "coldstore", **usual: str) -> Connection:
+    """A connection in autocommit mode, its session pinned and its `search_path` empty. `usual`: parameters of libpq, where the URL does not
+    say otherwise. Raises `DatabaseUnreachable` or `ConfigError`."""
     try:
         parts = conninfo_to_dict(normalise(url))
     except psycopg.ProgrammingError:
         raise ConfigError("the database URL cannot be read", hint="It looks like postgresql://user@host:5432/database.") from None
-    if "@" in f"{parts.get('host')}{parts.get('dbname')}" or not re.fullmatch(r"[\d,]*", str(parts.get("port") or "")):
-        # Part of a password is taken for something else, and would be shown.
+    if _misread(parts):
         raise ConfigError("the database URL cannot be read", hint="Percent-encode the password: %40 for @, %2F for /, %3A for :.")
-    parts.setdefault("application_name", purpose)
-    parts.setdefault("connect_timeout", "15")
+    parts = {"application_name": purpose, "connect_timeout": "15", **usual, **parts}
     try:
         conn = Connection.connect(make_conninfo("", **parts), autocommit=True, client_encoding="UTF8")
     except psycopg.OperationalError as exc:

@@ -7,7 +7,7 @@ import pytest
 from coldstore import __version__
 from tests.acceptance.program import files
 
-COMMANDS = ["init", "snapshot", "list", "show", "cat", "restore", "verify", "demo"]
+COMMANDS = ["drill", "init", "snapshot", "list", "show", "cat", "restore", "verify", "keygen", "demo"]
 CONFIG = 2
 
 

@@ -173,6 +173,6 @@ def test_what_a_person_sees(cold, memory):
     assert "before [upgrade]" in shown.out
     assert re.search(r"rows +daily_memories 6, graph_entities 4, procedural_memory 2\n", shown.out)
     listed = cold("list").out.splitlines()
-    assert listed[0].split() == ["ID", "OF", "AT", "(UTC)", "LABEL", "ROWS", "STORED"]
-    assert re.fullmatch(r"memory-all-\d+ +everybody +[\d-]+ [\d:.]+ +before \[upgrade\] +12 +[\d.]+ kB", listed[1])
+    assert listed[0].split() == ["ID", "OF", "AT", "(UTC)", "LABEL", "ROWS", "STORED", "LAST", "PROVEN"]
+    assert re.fullmatch(r"memory-all-\d+ +everybody +[\d-]+ [\d:.]+ +before \[upgrade\] +12 +[\d.]+ kB *", listed[1])
     assert cold("verify", "--all", "--deep").out.splitlines()[-1] == "1 checked deeply, 0 damaged"

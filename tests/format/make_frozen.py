@@ -2,18 +2,25 @@
 
     python -m tests.format.make_frozen postgresql://…/empty_database tests/format/coldstore-1
 
-What is there is not written again: a frozen document that could be made anew would only prove that the program agrees with itself.
+What is there is not written again: a frozen document that could be made anew would only prove that the program agrees with itself. The
+keys that seal and sign are made with it and lie beside it: they are keys of the tests and keep no secret.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import psycopg
 
+from coldstore.catalog import delete, read_manifest
 from coldstore.codec.compress import Codec
+from coldstore.codec.sign import SigningKey
+from coldstore.documents import rewrap
 from coldstore.export import ExportOptions, snapshot
+from coldstore.keyrings import keyfile
+from coldstore.keyrings.local import LocalRing
 from coldstore.postgres.source import Source
 from coldstore.storage.open import open_store
 from coldstore.tiers import EVERYBODY, Scope, Tier
@@ -108,20 +115,47 @@ TIERS = (
 )
 
 
+OLD_KEY, NEW_KEY, SIGNING_KEY = "TEST-KEY-old", "TEST-KEY-new", "TEST-KEY-signing"
+
+
+def make_keys(folder: Path) -> tuple[LocalRing, LocalRing, SigningKey]:
+    """The key that sealed, the one that it was rotated to, the one that signs."""
+    rings = []
+    for name in (OLD_KEY, NEW_KEY):
+        text = f"# A key of the tests. It keeps no secret.\n{keyfile.Key.new().text()}\n"
+        (folder / name).write_text(text)
+        rings.append(LocalRing.parse(text, source=name))
+    signer = SigningKey.generate()
+    (folder / SIGNING_KEY).write_text(f"# A key of the tests. It keeps no secret. Its name is {signer.did}\n{signer.text()}\n")
+    return rings[0], rings[1], signer
+
+
 def main(url: str, folder: str) -> None:
     if Path(folder).exists():
         raise SystemExit(f"{folder} is there: frozen documents are not made twice")
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(TABLES)
         conn.execute(ROWS)
+    old, new, signer = make_keys(Path(folder).parent)
     source, store = Source(url), open_store(folder)
+    alice, sealed = Scope.user("alice"), {"rings": (old,), "signer": signer}
     try:
-        for scope, label, options in (
-            (EVERYBODY, None, ExportOptions(frame_size=300)),
-            (EVERYBODY, "frozen as gzip", ExportOptions(codec=Codec("gzip"), frame_size=300)),
-            (Scope.user("alice"), None, ExportOptions(codec=Codec("zstd"), vectors="hex")),
-        ):
-            print(store.path(snapshot(source, store, tiers=TIERS, scope=scope, label=label, options=options).document))
+        made = [
+            snapshot(source, store, tiers=TIERS, scope=scope, label=label, options=options).id
+            for scope, label, options in (
+                (EVERYBODY, None, ExportOptions(frame_size=300)),
+                (EVERYBODY, "frozen as gzip", ExportOptions(codec=Codec("gzip"), frame_size=300)),
+                (alice, None, ExportOptions(codec=Codec("zstd"), vectors="hex")),
+                (EVERYBODY, None, ExportOptions(codec=Codec("zstd"), frame_size=300, **sealed)),
+                (alice, None, ExportOptions(**sealed)),  # to be deleted
+                (alice, "kept", ExportOptions(codec=Codec("gzip"), retain_days=3650, **sealed)),
+            )
+        ]
+        manifests = [read_manifest(store, snapshot_id) for snapshot_id in made]
+        delete(store, [manifests.pop(4)], now=time.time_ns() // 1_000_000, signer=signer)
+        for manifest in manifests:
+            rewrap(store, manifest, rings=(new, old), signer=signer)
+        print("\n".join(o.key for o in store.list()))
     finally:
         source.close()
         store.close()

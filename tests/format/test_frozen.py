@@ -2,13 +2,16 @@
 a reader that needs another expectation cannot read what people have stored.
 
 `coldstore-1/` is a whole store, made by `make_frozen.py`: everybody's memory as plain JSON and as gzip, alice's as zstd with vectors in
-hexadecimal form.
+hexadecimal form; then both sealed and signed, with a deleted one between them, and wrapped for another key since. The keys, which keep no
+secret, lie beside it.
 """
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
+import hmac
 import io
 import json
 from contextlib import closing
@@ -19,19 +22,26 @@ import msgspec
 import pytest
 import xxhash
 import zstandard
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from coldstore.catalog import manifests, newest, read_manifest
+from coldstore.catalog import Deleted, added_keys, deletions, manifests, newest, read_manifest
+from coldstore.codec.sign import SigningKey, public_of
 from coldstore.document import model
 from coldstore.document.reader import lines, read_header, read_rows
 from coldstore.document.values import RowEncoder
-from coldstore.documents import LineFile, Owner, StoredDocument, open_file, open_loose
+from coldstore.documents import LineFile, Owner, StoredDocument, open_file, open_loose, open_stored
+from coldstore.keyrings.local import LocalRing
 from coldstore.storage.open import open_store
 from coldstore.tiers import EVERYBODY, Scope
+from coldstore.trust import Trust
+from coldstore.verify import Checks, verify
 
 STORE = Path(__file__).parent / "coldstore-1"
 DAY = STORE / "snapshots" / "2026-11-21"
-PLAIN, GZIP, ZSTD = "memory-all-1795251154438", "memory-all-1795251154473", "memory-alice-1795251154496"
+PLAIN, GZIP, ZSTD = "memory-all-1795262090449", "memory-all-1795262090571", "memory-alice-1795262090636"
 FILES = {PLAIN: f"{PLAIN}.json", GZIP: f"{GZIP}.json.gz", ZSTD: f"{ZSTD}.json.zst"}
+SEALED, SEALED_ALICE = "memory-all-1795262090688", "memory-alice-1795262090802"
 
 ALICE = [
     (
@@ -98,6 +108,7 @@ AS_HEX = graph("000400003f800000c02000003eaaaaab0da24260", "00040000000000008000
 EVERYBODYS = {"dailyMemories": [*ALICE, *OTHERS], "graphEntities": [*AS_TEXT, BOBS], "proceduralMemory": PROCEDURES}
 ALICES = {"dailyMemories": ALICE, "graphEntities": AS_HEX, "proceduralMemory": []}
 ROWS = {PLAIN: EVERYBODYS, GZIP: EVERYBODYS, ZSTD: ALICES}
+SEALED_ROWS = {SEALED: EVERYBODYS, SEALED_ALICE: ALICES | {"graphEntities": AS_TEXT}}
 
 DIGESTS = {
     PLAIN: ["0296ee16eaea66ae9f271e08098dae40", "e136416b81fd2c4e6bd10b3790d4a1a5", "2d1950a1261789444a86edf57c47f808"],
@@ -202,12 +213,12 @@ def test_the_sums(identity):
 
 
 def test_the_sums_as_they_were_written():
-    assert manifest_of(PLAIN).sha256 == "d89dce3563aad89cca97f5a99040153ac975a1865ffe98618ffdbfb1e411f008"
-    assert manifest_of(GZIP).sha256 == "be95539baa22a1df9cbe5b5291258d10173c78f10998736fc794e4c4b10e15fa"
-    assert manifest_of(ZSTD).sha256 == "86b52216f64262b4d86af7811dd327331413de1b17f98a5ab8da7355744d0280"
-    assert manifest_of(PLAIN).checksum == "a24603f9c231e2d862837076fe9c75fa35be6999014ac4116877ecd39642e3d8"
-    assert manifest_of(GZIP).checksum == "4ce2d5dc6b83d330733d80fb454cbae5f93afa4aa174bdcf82f008f6ab34e9ac"
-    assert manifest_of(ZSTD).checksum == "8108ee783fcb6dc08109d5af13987598e510035e61b7fccac65608493db92c66"
+    assert manifest_of(PLAIN).sha256 == "b1b942a12e1deffb0c3533c1300d30dd0d023a0f225e358d2b3446c692356356"
+    assert manifest_of(GZIP).sha256 == "420732cc73a5cb17ae319d2d9e2c211e7451df2c6bd06649a4623fe5600ec59e"
+    assert manifest_of(ZSTD).sha256 == "bdc9ae8a967c2eeb1cb66d294c37336ccd29b968919d8d0812798c0f518d9709"
+    assert manifest_of(PLAIN).checksum == "1dac06f5eac22727a1b12e24142ad4b03009e048e7497703c58fce66910411bd"
+    assert manifest_of(GZIP).checksum == "4b9e72b5fd0d964861dea798cabb1ce9730ae87487fa7d4c015699ad52cbac5a"
+    assert manifest_of(ZSTD).checksum == "15e25b289f3c0cec3629804fb0543bae9715dfce16c77f31f458bf8e446ef5f1"
 
 
 @pytest.mark.parametrize(
@@ -216,20 +227,20 @@ def test_the_sums_as_they_were_written():
         (
             PLAIN,
             [
-                (None, 0, 0, 4449, 4449),
-                ("dailyMemories", 1, 4449, 434, 434),
-                ("dailyMemories", 2, 4883, 374, 374),
-                ("dailyMemories", 2, 5257, 507, 507),
-                ("graphEntities", 1, 5764, 375, 375),
-                ("graphEntities", 2, 6139, 431, 431),
-                ("proceduralMemory", 1, 6570, 429, 429),
-                ("proceduralMemory", 1, 6999, 284, 284),
+                (None, 0, 0, 4447, 4447),
+                ("dailyMemories", 1, 4447, 434, 434),
+                ("dailyMemories", 2, 4881, 374, 374),
+                ("dailyMemories", 2, 5255, 507, 507),
+                ("graphEntities", 1, 5762, 375, 375),
+                ("graphEntities", 2, 6137, 431, 431),
+                ("proceduralMemory", 1, 6568, 429, 429),
+                ("proceduralMemory", 1, 6997, 284, 284),
             ],
         ),
         (
             GZIP,
             [
-                (None, 0, 0, 1646, 4461),
+                (None, 0, 0, 1646, 4459),
                 ("dailyMemories", 1, 1646, 334, 434),
                 ("dailyMemories", 2, 1980, 215, 374),
                 ("dailyMemories", 2, 2195, 294, 507),
@@ -242,10 +253,10 @@ def test_the_sums_as_they_were_written():
         (
             ZSTD,
             [
-                (None, 0, 0, 1638, 4467),
-                ("dailyMemories", 3, 1638, 426, 810),
-                ("graphEntities", 2, 2064, 384, 653),
-                ("proceduralMemory", 0, 2448, 33, 24),
+                (None, 0, 0, 1640, 4465),
+                ("dailyMemories", 3, 1640, 426, 810),
+                ("graphEntities", 2, 2066, 384, 653),
+                ("proceduralMemory", 0, 2450, 33, 24),
             ],
         ),
     ],
@@ -257,9 +268,9 @@ def test_the_frames(identity, frames):
 @pytest.mark.parametrize(
     ("identity", "uid", "label", "codec", "at"),
     [
-        (PLAIN, None, None, "none", "2026-11-21T08:52:34.438Z"),
-        (GZIP, None, "frozen as gzip", "gzip", "2026-11-21T08:52:34.473Z"),
-        (ZSTD, "alice", None, "zstd", "2026-11-21T08:52:34.496Z"),
+        (PLAIN, None, None, "none", "2026-11-21T11:54:50.449Z"),
+        (GZIP, None, "frozen as gzip", "gzip", "2026-11-21T11:54:50.571Z"),
+        (ZSTD, "alice", None, "zstd", "2026-11-21T11:54:50.636Z"),
     ],
 )
 def test_the_fields_of_header_and_manifest(identity, uid, label, codec, at):
@@ -269,7 +280,7 @@ def test_the_fields_of_header_and_manifest(identity, uid, label, codec, at):
         assert (found.format, found.id, found.kind, found.generator) == ("coldstore/1", identity, "full", "coldstore 0.1.0")
         assert (found.uid, found.workspace, found.label, found.snapshot_at) == (uid, None, label, at)
         assert found.database == model.Database(
-            system_identifier="7710527652515579845", name="fmt_frozen", server_version="18.4", snapshot="1878:1878:"
+            system_identifier="7710591958427093089", name="fmt_frozen", server_version="18.4", snapshot="756:756:"
         )
     assert manifest.schema == header.schema
     assert manifest.document == f"snapshots/2026-11-21/{FILES[identity]}"
@@ -362,25 +373,150 @@ def test_manifests_are_written_today_as_they_were(identity):
 # --- the store ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_catalog():
-    with closing(open_store(str(STORE))) as store:
-        assert [m.id for m in manifests(store)] == [ZSTD, GZIP, PLAIN]
-        assert [m.id for m in manifests(store, scope=Scope.user("alice"))] == [ZSTD]
-        assert newest(store).id == GZIP
-        assert newest(store, EVERYBODY, label="frozen as gzip").id == GZIP
-        assert read_manifest(store, PLAIN).rows() == {"daily_memories": 5, "graph_entities": 3, "procedural_memory": 2}
+def test_the_catalog(store):
+    assert [m.id for m in manifests(store)] == [SEALED_ALICE, SEALED, ZSTD, GZIP, PLAIN]
+    assert [m.id for m in manifests(store, scope=Scope.user("alice"))] == [SEALED_ALICE, ZSTD]
+    assert newest(store).id == SEALED
+    assert newest(store, EVERYBODY, label="frozen as gzip").id == GZIP
+    assert read_manifest(store, PLAIN).rows() == {"daily_memories": 5, "graph_entities": 3, "procedural_memory": 2}
 
 
 def test_the_pointers():
-    pointer = {
+    assert json.loads((STORE / "checkpoints" / "all" / "frozen%20as%20gzip.json").read_bytes()) == {
         "id": GZIP,
-        "snapshotAt": "2026-11-21T08:52:34.473Z",
+        "snapshotAt": "2026-11-21T11:54:50.571Z",
         "document": f"snapshots/2026-11-21/{GZIP}.json.gz",
         "manifest": f"snapshots/2026-11-21/{GZIP}.manifest.json",
+        "checksum": "4b9e72b5fd0d964861dea798cabb1ce9730ae87487fa7d4c015699ad52cbac5a",
+        "rows": {"daily_memories": 5, "graph_entities": 3, "procedural_memory": 2},
+        "head": None,
     }
-    assert json.loads((STORE / "latest" / "all.json").read_bytes()) == pointer
-    assert json.loads((STORE / "checkpoints" / "all" / "frozen%20as%20gzip.json").read_bytes()) == pointer
-    assert json.loads((STORE / "latest" / "alice.json").read_bytes())["id"] == ZSTD
+    named = {
+        path: json.loads((STORE / path).read_bytes())["id"]
+        for path in ("latest/all.json", "latest/alice.json", "checkpoints/alice/kept.json")
+    }
+    assert named == {"latest/all.json": SEALED, "latest/alice.json": SEALED_ALICE, "checkpoints/alice/kept.json": SEALED_ALICE}
+
+
+# --- sealed, signed, in a row ------------------------------------------------------------------------------------------------------
+
+SIGNER_HEX = "d49d431af897fb161cf200bf4113cb2b5df04411079d2a3b7eab1f90a3c31c3a"
+SIGNER = "did:key:z6MktmDZUtLtdoD62rjLPvWQgWAxqUs13AF1VHS76LHLPzBK"
+OLD, NEW = (LocalRing.parse((STORE.parent / name).read_text(), source=name) for name in ("TEST-KEY-old", "TEST-KEY-new"))
+DELETED = "memory-alice-1795262090781"
+
+
+@pytest.fixture
+def store():
+    with closing(open_store(str(STORE))) as found:
+        yield found
+
+
+@pytest.mark.parametrize("ring", [OLD, NEW], ids=["the key of the manifest", "the key that was added"])
+@pytest.mark.parametrize("identity", [SEALED, SEALED_ALICE])
+def test_every_row_of_a_sealed_snapshot(store, identity, ring):
+    document = open_stored(store, read_manifest(store, identity), rings=[ring])
+    assert rows_of(document) == SEALED_ROWS[identity]
+    beside = open_file(STORE / read_manifest(store, identity).document, rings=[ring])
+    assert rows_of(beside) == SEALED_ROWS[identity]
+
+
+@pytest.mark.parametrize("identity", [SEALED, SEALED_ALICE])
+def test_a_frame_by_the_tools_anybody_has(store, identity):
+    """AES-GCM, and the key from the lines of a key file: what docs/FORMAT.md says and nothing of coldstore's."""
+    manifest = json.loads((DAY / f"{identity}.manifest.json").read_bytes())
+    (wrapped,) = manifest["sealing"]["keys"]
+    secret = base64.b64decode((STORE.parent / "TEST-KEY-old").read_text().split(":")[-1])
+    sealed = base64.b64decode(wrapped["wrapped"])
+    key = AESGCM(secret).decrypt(sealed[:12], sealed[12:], b"coldstore/1 data key\0" + identity.encode())
+    assert manifest["sealing"]["check"] == hmac.digest(key, f"coldstore/1 check\0{identity}".encode(), "sha256").hex()[:32]
+    stored = (STORE / manifest["document"]).read_bytes()
+    plain = b""
+    for number, frame in enumerate(manifest["frames"]):
+        nonce = bytes.fromhex(manifest["sealing"]["nonce"]) + number.to_bytes(4, "big") + bytes([number + 1 == len(manifest["frames"])])
+        piece = stored[frame["offset"] : frame["offset"] + frame["length"]]
+        opened = AESGCM(key).decrypt(nonce, piece, b"coldstore/1 frame\0" + identity.encode())
+        plain += gzip.decompress(opened) if manifest["codec"] == "gzip" else zstandard.decompress(opened)
+    assert {a: [json.dumps(r) for r in json.loads(plain)[a]] for a in SEALED_ROWS[identity]} == {
+        a: [json.dumps(json.loads(r)) for r in rows] for a, rows in SEALED_ROWS[identity].items()
+    }
+    mask = int.from_bytes(hmac.digest(key, f"coldstore/1 mask plainSha256\0{identity}".encode(), "sha256"), "big")
+    assert int(manifest["plainSha256"], 16) ^ mask == int(hashlib.sha256(plain).hexdigest(), 16)
+    for tier in manifest["tiers"]:
+        pad = hmac.digest(key, f"coldstore/1 mask digest {tier['array']}\0{identity}".encode(), "sha256")[:16]
+        digest = sum(map(xxhash.xxh3_128_intdigest, SEALED_ROWS[identity][tier["array"]])) % 2**128
+        assert int(tier["digest"], 16) ^ int.from_bytes(pad, "big") == digest
+
+
+SIGNED = [
+    f"snapshots/2026-11-21/{SEALED}.manifest.json",
+    f"snapshots/2026-11-21/{SEALED_ALICE}.manifest.json",
+    f"snapshots/2026-11-21/{SEALED}.keys-0001.json",
+    f"snapshots/2026-11-21/{SEALED_ALICE}.keys-0001.json",
+    "deletions/2026-11-21/1795262090834-7145a3ac.json",
+]
+
+
+@pytest.mark.parametrize("key", SIGNED)
+def test_a_signature_by_the_tools_anybody_has(key):
+    body = json.loads((STORE / key).read_bytes())
+    signature = body.pop("signature")
+    del body["checksum"]
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    assert signature["by"] == SIGNER
+    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(SIGNER_HEX))
+    public.verify(base64.b64decode(signature["value"]), b"coldstore/1 record\n" + text)
+
+
+def test_signatures_as_they_were_written():
+    """Ed25519 has no chance in it: today's program signs the same with the same key."""
+    signer = SigningKey.parse((STORE.parent / "TEST-KEY-signing").read_text())
+    assert (signer.did, public_of(signer.did)) == (SIGNER, bytes.fromhex(SIGNER_HEX))
+    for key in SIGNED:
+        data = (STORE / key).read_bytes()
+        assert model.encode_record(json.loads(data), signer=signer) == data
+
+
+def test_the_links(store):
+    found = {m.id: m.previous for m in manifests(store)}
+    assert {name: link and link.id for name, link in found.items()} == {
+        PLAIN: None,
+        GZIP: PLAIN,
+        SEALED: GZIP,
+        ZSTD: None,
+        SEALED_ALICE: DELETED,
+    }
+    assert found[SEALED].checksum == read_manifest(store, GZIP).checksum
+    ((_, record),) = deletions(store)
+    assert record.snapshots == [
+        Deleted(
+            id=DELETED,
+            checksum=found[SEALED_ALICE].checksum,
+            previous=model.Link(id=ZSTD, checksum=read_manifest(store, ZSTD).checksum),
+            seconds=0.01355,
+        )
+    ]
+
+
+def test_what_else_the_manifest_of_a_sealed_one_says(store):
+    manifest = read_manifest(store, SEALED_ALICE)
+    assert manifest.retained == model.Retained(until="2036-11-18T11:54:51.000Z", mode="advisory")
+    assert manifest.sealing == model.Sealing(
+        cipher="AES-256-GCM", nonce="243a79d8989fd1", check="2e6f97c64e1f68ce127e7bb066e65bd3", keys=manifest.sealing.keys
+    )
+    assert [(k.ring, k.key) for k in manifest.sealing.keys] == [("local", OLD.key_ids[0])]
+    assert [(k.ring, k.key) for k in added_keys(store, SEALED_ALICE)] == [("local", NEW.key_ids[0])]
+    assert (manifest.document, manifest.label) == (f"snapshots/2026-11-21/{SEALED_ALICE}.json.gz.enc", "kept")
+
+
+@pytest.mark.parametrize("ring", [OLD, NEW])
+def test_the_whole_store_verifies(store, ring):
+    checks = Checks(deep=True, rings=(ring,), trust=Trust(frozenset({SIGNER})))
+    verdicts = verify(store, manifests(store), checks=checks, whole=True)
+    assert {v.id: (v.state, len(v.notes)) for v in verdicts} == {
+        **dict.fromkeys([SEALED, SEALED_ALICE], ("ok", 0)),
+        **dict.fromkeys([PLAIN, GZIP, ZSTD], ("ok", 1)),  # not signed
+    }
 
 
 # --- towards a table ---------------------------------------------------------------------------------------------------------------

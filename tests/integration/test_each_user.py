@@ -162,11 +162,11 @@ class TakenAtTheEnd:
     def __getattr__(self, name):
         return getattr(self._inner, name)
 
-    def create(self, key):
+    def create(self, key, *, retain=None):
         if self._left and key.endswith(".json") and not key.endswith(".manifest.json"):
             self._left -= 1
             return _Refused(key)
-        return self._inner.create(key)
+        return self._inner.create(key, retain=retain)
 
 
 class _Refused:

@@ -152,12 +152,12 @@ def test_an_altered_manifest(source, store, root):
         with pytest.raises(CorruptManifest):
             newest(store)
     path.write_bytes(good)
-    assert msgspec.structs.replace(newest(store), checksum="") == document.manifest
+    assert newest(store) == document.manifest
 
 
 def reseal(document, **changes):
     """The manifest with other members and a checksum that fits: written so by somebody, not damaged."""
-    return model.encode_manifest(msgspec.structs.replace(document.manifest, **changes))
+    return model.encode_manifest(msgspec.structs.replace(document.manifest, **changes, checksum=""))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from coldstore import terminal
 from coldstore.catalog import SnapshotInfo, keys, manifests, newest, point_latest, read_manifest, rfc3339, scope_of, write_checkpoint
+from coldstore.catalog import drills as drills_of
 from coldstore.document import model
 from coldstore.errors import ColdStoreError, CorruptManifest, NotFound, UnsupportedFormat
 from coldstore.storage import layout
@@ -34,6 +36,7 @@ def put(store, scope: Scope, timestamp: int, **changes: object) -> model.Manifes
         document=layout.document_key(identity),
         **changes,
     )
+    made = model.complete(made)
     with store.create(layout.manifest_key(identity)) as out:
         out.write(model.encode_manifest(made))
     return made
@@ -204,6 +207,9 @@ def test_a_pointer_moves_only_forward(store):
         "snapshotAt": new.snapshot_at,
         "document": new.document,
         "manifest": layout.manifest_key(new.id),
+        "checksum": read_manifest(store, new.id).checksum,
+        "rows": {},
+        "head": None,
     }
 
 
@@ -275,7 +281,46 @@ def test_what_a_program_gets(store):
         "codec": "none",
         "omittedTiers": [],
         "seconds": 0.25,
+        "sealed": False,
+        "signedBy": None,
+        "retainedUntil": None,
+        "lastProven": None,
+        "lastDrill": None,
+        "suspect": None,
     }
+
+
+def remember(store, snapshot: str, *outcomes: tuple[int, bool]) -> None:
+    for at, proven in outcomes:
+        with store.create(layout.drill_key(snapshot, at, proven=proven)) as out:
+            out.write(b"{}")
+
+
+def test_drills_are_told_by_their_keys_alone(store, monkeypatch):
+    proven, failed, never = (put(store, EVERYBODY, FEB_26 + n).id for n in range(3))
+    remember(store, proven, (FEB_26 + 1000, False), (FEB_26 + 900, True), (FEB_26 + 11000, True))
+    remember(store, failed, (9, True), (10, False))
+    with store.create("drills/notes.txt") as out:
+        out.write(b"a stranger's")
+    manifests_there = {m.id: m for m in manifests(store)}
+    monkeypatch.delattr(type(store), "read")
+    drills = drills_of(store)
+    infos = {m.id: SnapshotInfo.of(m, drills.get(m.id, ())) for m in manifests_there.values()}
+    assert (infos[proven].last_proven, infos[proven].as_dict()["lastDrill"]) == (
+        rfc3339(FEB_26 + 11000),
+        {"at": rfc3339(FEB_26 + 11000), "proven": True},
+    )
+    assert (infos[failed].last_proven, infos[failed].as_dict()["lastDrill"]) == (rfc3339(9), {"at": rfc3339(10), "proven": False})
+    assert (infos[never].last_proven, infos[never].last_drill) == (None, None)
+
+
+def test_the_column_of_the_last_drill(store):
+    made = put(store, EVERYBODY, FEB_26)
+    info = SnapshotInfo.of(made)
+    assert terminal.proven(info) == ""
+    for drills, shown in [([(FEB_26, True)], "2026-02-26"), ([(9, True), (FEB_26, False)], "failed 2026-02-26")]:
+        keys_there = [layout.DrillKey(made.id, at, proven) for at, proven in drills]
+        assert terminal.proven(SnapshotInfo.of(made, keys_there)) == shown
 
 
 def test_an_error_of_the_store_is_not_an_empty_catalog(store, monkeypatch):

@@ -34,7 +34,7 @@ def test_every_setting_has_one_place():
     """In a section of the file, or, being a secret, in none; and a description for the reference."""
     placed = [name for names in SECTIONS.values() for name in names]
     assert len(placed) == len(set(placed))
-    assert set(Settings.model_fields) - set(placed) == {"database_url", "api_key", "tiers"}
+    assert set(Settings.model_fields) - set(placed) == {"database_url", "api_key", "key", "signing_key", "tiers"}
     assert all(field.description for field in Settings.model_fields.values())
 
 
@@ -162,3 +162,31 @@ def test_no_database():
     with pytest.raises(ConfigError) as caught:
         load().require_database()
     assert "DATABASE_URL" in str(caught.value.hint)
+
+
+def test_assertions_of_a_drill(monkeypatch):
+    Path("coldstore.toml").write_text(
+        "[drill]\nassertion_timeout = 5\n[[drill.assert]]\nname = 'a'\nsql = 'SELECT true'\n[[drill.assert]]\nname = 'b'\nsql = 'SELECT 1 > 0'\n"
+    )
+    found = load()
+    assert (found.assertion_timeout, [(a.name, a.sql) for a in found.assertions]) == (5, [("a", "SELECT true"), ("b", "SELECT 1 > 0")])
+    monkeypatch.setenv("COLD_STORE_ASSERTIONS", '[{"name": "c", "sql": "SELECT false"}]')
+    assert [a.name for a in load().assertions] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("[[drill.assertions]]\nname = 'a'\nsql = 'x'", r"unknown key 'assertions' in \[drill\]", "assert"),
+        ("[[drill.assert]]\nname = 'a'", r"\[drill\] assertions.0.sql of coldstore.toml: field required", "configuration.md"),
+        ("[[drill.assert]]\nname = 'a'\nsql = ''", r"\[drill\] assertions.0.sql of coldstore.toml: string should have", "configuration.md"),
+        ("[[drill.assert]]\nname = 'a'\nsql = 'x'\nsqll = 'y'", r"unknown key 'assertions.0.sqll'", "Did you mean sql"),
+        ("[drill]\nassertion_timeout = 0", r"\[drill\] assertion_timeout of coldstore.toml", "configuration.md"),
+        ("[restore]\nassertion_timeout = 1", "'assertion_timeout' is in the wrong place", "[drill]"),
+    ],
+)
+def test_assertions_that_cannot_be(text, message, hint):
+    Path("coldstore.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load()
+    assert hint in str(caught.value.hint)

@@ -18,11 +18,10 @@ import typer
 
 from coldstore import config, errors
 from coldstore.cli import app
-from coldstore.codec.compress import Codec
 from coldstore.document import model
 from coldstore.storage import layout
 from coldstore.tiers import EVERYBODY, Scope
-from tests.unit import samples
+from tests import recovering
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -240,62 +239,15 @@ def test_the_format_page_encodes_names_as_the_program_does():
     assert layout.scope_name(Scope.user("x" * 200)) == "x" * 147 + re.search(r"`(~[0-9a-f]{32})`", text)[1]
 
 
-@pytest.fixture(scope="module")
-def page_reader(tmp_path_factory) -> Path:
-    """The reader that stands on the page, as a file."""
-    (text,) = blocks(ROOT / "docs" / "FORMAT.md", "python")
-    path = tmp_path_factory.mktemp("reader") / "read_snapshot.py"
-    path.write_text(text, encoding="utf-8")
-    return path
+@every_written_page
+def test_calls_of_the_reader_can_be_typed(page):
+    for text in blocks(page, "", "sh", "bash"):
+        for line in re.findall(r"^\$? ?python (?:docs/)?recover\.py (.+)$", text, re.MULTILINE):
+            recovering.module().parsed(shlex.split(line, comments=True))
 
 
-def read_with(reader: Path, store: Path, snapshot: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-I", reader, store, snapshot], check=False, capture_output=True)
-
-
-def stored(folder: Path, codec: str) -> model.Manifest:
-    tables = {"notes": [b'{"id":%d,"uid":"a\\u0001b","text":"%s"}' % (n, b"x" * n) for n in range(40)], "things": []}
-    data, manifest = samples.snapshot(tables, codec=Codec(codec), label="Zürich \N{SNOWMAN}")
-    for key, content in ((manifest.document, data), (layout.manifest_key(manifest.id), model.encode_manifest(manifest))):
-        (folder / key).parent.mkdir(parents=True, exist_ok=True)
-        (folder / key).write_bytes(content)
-    return manifest
-
-
-@pytest.mark.parametrize("codec", ["none", "gzip"])
-def test_the_reader_on_the_format_page_reads_what_is_written(page_reader, tmp_path, codec):
-    manifest = stored(tmp_path, codec)
-    done = read_with(page_reader, tmp_path, manifest.id)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 40
-    assert lines[3] == b'notes\t{"id":3,"uid":"a\\u0001b","text":"xxx"}'
-
-
-@pytest.mark.parametrize("codec", ["none", "gzip"])
-def test_the_reader_on_the_format_page_notices_damage(page_reader, tmp_path, codec):
-    manifest = stored(tmp_path, codec)
-    document, described = tmp_path / manifest.document, tmp_path / layout.manifest_key(manifest.id)
-    good, said = document.read_bytes(), described.read_bytes()
-    at = manifest.frames[2].offset + 10
-    for bad in (good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :], good[:at], good + b" "):
-        document.write_bytes(bad)
-        done = read_with(page_reader, tmp_path, manifest.id)
-        assert done.returncode == 1
-        assert not done.stderr.startswith(b"Traceback")
-    document.write_bytes(good)
-    described.write_bytes(said.replace(b'"rows":40', b'"rows":41'))
-    assert b"the manifest was altered" in read_with(page_reader, tmp_path, manifest.id).stderr
-
-
-def test_the_reader_on_the_format_page_reads_the_frozen_snapshots(page_reader):
-    store = ROOT / "tests" / "format" / "coldstore-1"
-    manifests = [model.decode_manifest(p.read_bytes(), key=p.name) for p in store.glob("snapshots/*/*.manifest.json")]
-    assert manifests
-    for manifest in manifests:
-        if manifest.codec != "zstd":  # not in Python's library yet
-            done = read_with(page_reader, store, manifest.id)
-            assert len(done.stdout.splitlines()) == sum(t.rows for t in manifest.tiers), done.stderr
+def test_the_format_page_shows_how_to_call_the_reader():
+    assert sum(text.count("python recover.py") for text in blocks(ROOT / "docs" / "FORMAT.md", "sh")) > 4
 
 
 # --- the tutorial ------------------------------------------------------------------------------------------------------------------

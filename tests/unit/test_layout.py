@@ -150,6 +150,44 @@ def test_the_date_is_that_of_utc(timestamp, date):
     assert layout.date_of(timestamp) == date
 
 
+@settings(deadline=None, max_examples=300)
+@given(scopes, timestamps, timestamps, st.booleans())
+@example(Scope.of_workspace("x" * 4096), 253402300799999, 999999999999999, False)
+def test_a_drills_key_tells_its_outcome(scope, taken, ended, proven):
+    identity = layout.snapshot_id(scope, taken)
+    key = layout.drill_key(identity, ended, proven=proven)
+    assert check_key(key) == key
+    assert layout.parse_drill_key(key) == layout.DrillKey(identity, ended, proven)
+    assert layout.parse_key(key) is None
+    assert all(len(part) <= 255 for part in key.split("/"))
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40) | st.text(st.sampled_from("memory-all17/.json%~provenfailed"), max_size=60))
+def test_any_text_is_a_drills_key_or_none(text):
+    for key in (text, f"drills/{text}", f"drills/memory-all-1/{text}"):
+        parsed = layout.parse_drill_key(key)
+        assert parsed is None or key == layout.drill_key(parsed.id, parsed.timestamp, proven=parsed.proven)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "drills/memory-all-1/1-unsure.json",
+        "drills/memory-all-1/01-proven.json",
+        "drills/memory-all-1/-proven.json",
+        "drills/memory-all-1/1-proven.json\n",
+        "drills/memory-all-1/1-proven",
+        "drills/memory-all/1-proven.json",
+        "drills/memory-all-1/x/1-proven.json",
+        "drills/1-proven.json",
+        "other/memory-all-1/1-proven.json",
+    ],
+)
+def test_what_is_no_drills_key(key):
+    assert layout.parse_drill_key(key) is None
+
+
 STRANGERS = [
     "",
     "snapshots/",

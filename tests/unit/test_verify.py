@@ -20,7 +20,7 @@ from coldstore.errors import AccessDenied, CorruptManifest
 from coldstore.storage import layout
 from coldstore.storage.local import LocalStore
 from coldstore.tiers import Scope
-from coldstore.verify import orphans, verify, verify_one
+from coldstore.verify import Checks, orphans, verify, verify_one
 
 ROWS = [b'{"id":%d,"uid":"u"}' % n for n in range(20)]
 
@@ -96,7 +96,17 @@ def test_a_good_one(store, codec, deep):
     assert len(manifest.frames) > 4
     verdict = verify_one(store, manifest, deep=deep)
     assert (verdict.ok, verdict.problems, verdict.rows, verdict.bytes) == (True, [], 20, manifest.bytes)
-    assert verdict.as_dict() == {"id": manifest.id, "ok": True, "deep": deep, "rows": 20, "bytes": manifest.bytes, "problems": []}
+    assert verdict.as_dict() == {
+        "id": manifest.id,
+        "ok": True,
+        "state": "ok",
+        "deep": deep,
+        "rows": 20,
+        "bytes": manifest.bytes,
+        "framesRead": len(manifest.frames) if deep else 0,
+        "problems": [],
+        "notes": [],
+    }
 
 
 def without(frames, number):
@@ -176,7 +186,7 @@ def test_a_document_that_is_gone_or_of_another_size(store):
 def test_one_that_is_damaged_hides_no_other(store):
     good = make(store)
     damaged = CorruptManifest("it is not readable", key="snapshots/x.manifest.json")
-    verdicts = list(verify(store, [damaged, good], deep=True))
+    verdicts = verify(store, [damaged, good], checks=Checks(deep=True))
     assert [(v.id, v.ok) for v in verdicts] == [("snapshots/x.manifest.json", False), (good.id, True)]
 
 
