@@ -1,11 +1,13 @@
 """Whether what is configured keeps its promises: the settings and keys, the database, the store, and whether their clocks agree.
 
-The database is only read, and no row of it. The store is written to below one folder, `doctor/{random}/`, which is removed again. Whatever is
-found is a diagnosis and no error; only a configuration that cannot be read at all keeps the doctor from beginning.
+The database is only read, and no row of it. The store is written to below one folder, `doctor/{random}/`, which is removed again. Whatever
+is found is a diagnosis and no error; only a configuration that cannot be read at all keeps the doctor from beginning.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from coldstore.codec.sign import SigningKey, fits, public_of
 from coldstore.config import Settings
@@ -88,13 +91,19 @@ def examine(patient: Patient, *, database: bool = True, store: bool = True, prog
             look(visit.looks())
             clocks |= {"the database": visit.clock} if visit.clock else {}
     if store and look([Look("store: address", lambda: patient.store.url)]):
-        styles = patient.styled_store if patient.store.url.startswith("s3://") else None
+        styles = patient.styled_store if patient.store.url.startswith("s3://") and not _numeric(patient.settings.endpoint_url) else None
         with closing(StoreCheckup(patient.store, lock=patient.settings.retain_days is not None, styles=styles)) as place:
             look(place.looks())
             look([Look("store: left as it was", place.clean)])
             clocks |= {"the store": place.clock} if place.clock else {}
     look([Look("clocks", partial(_agreeing, clocks))])
     return found
+
+
+def _numeric(endpoint_url: str | None) -> bool:
+    """Whether the server has a number for a name: no bucket's name can stand before it, and clients do not try."""
+    endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return re.fullmatch(r"[\d.]+|.*:.*", urlsplit(endpoint).hostname or "") is not None
 
 
 # --- settings and keys -------------------------------------------------------------------------------------------------------------
@@ -132,7 +141,7 @@ _NOBODYS = "doctor"  # no snapshot's id
 
 
 def _signatures(patient: Patient) -> Iterator[Look]:
-    yield Look("signing key", partial(_signs, patient))
+    yield Look("signing key", partial(_signs, patient), needed=True)
     yield Look("trusted keys", partial(_trusted, patient))
 
 

@@ -36,6 +36,9 @@ class Prices:
     put_1k: float = 0.0004
     get_1k: float = 0.00004
 
+    def as_dict(self) -> dict[str, float]:
+        return {"gbMonth": self.gb_month, "thousandPuts": self.put_1k, "thousandGets": self.get_1k}
+
 
 @dataclass(slots=True)
 class Amount:
@@ -215,7 +218,7 @@ class Status:
             "topScopes": [{"uid": s.uid, "workspace": s.workspace, **_amount(a)} for s, a in t.top()],
             "newest": newest and self._newest(newest),
             "months": {month: _amount(a) for month, a in sorted(t.months.items())},
-            "growth": {"last30Days": _amount(t.last_days), "30DaysBefore": _amount(t.days_before)},
+            "growth": {"last30Days": _amount(t.last_days), "before": _amount(t.days_before)},
             "suspect": t.suspect,
             "damaged": t.damaged,
             "future": t.future,
@@ -224,7 +227,7 @@ class Status:
             "retained": t.retained,
             "lastProven": None if self.last_proven is None else rfc3339(self.last_proven),
             "night": {"day": t.night, "snapshots": t.night_snapshots, **asdict(t.night_requests)} if t.night else None,
-            "cost": cost and {"storage": cost.storage, "requests": cost.requests, "total": cost.total, "prices": asdict(self.prices)},
+            "cost": cost and {"storage": cost.storage, "requests": cost.requests, "total": cost.total, "prices": self.prices.as_dict()},
         }
 
     def _newest(self, newest: Newest) -> dict[str, Any]:
@@ -255,10 +258,14 @@ def gather(store: Store, *, now: int, prices: Prices, part_size: int | None = No
 def _folders(store: Store) -> dict[str, Amount]:
     found: dict[str, Amount] = {}
     for folder in store.folders():
-        amount = found.setdefault(folder, Amount())
+        amount = Amount()
         # A day at a time: a store answers a listing with all of it.
-        days = [f"{layout.SNAPSHOTS}{day}/" for day in store.folders(layout.SNAPSHOTS)] if f"{folder}/" == layout.SNAPSHOTS else [f"{folder}/"]
+        days = (
+            [f"{layout.SNAPSHOTS}{day}/" for day in store.folders(layout.SNAPSHOTS)] if f"{folder}/" == layout.SNAPSHOTS else [f"{folder}/"]
+        )
         for prefix in days:
             for item in store.list(prefix):
                 amount.add(item.size)
+        if amount.count:  # some servers go on showing an empty folder
+            found[folder] = amount
     return found

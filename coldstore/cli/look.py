@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from coldstore import terminal
 from coldstore.cli.common import Config, Database, Json, StoreUrl, app, opened, print_json
-from coldstore.doctor import Findings
 from coldstore.errors import ConfigError, DoctorFailed
-from coldstore.status import Status
+
+if TYPE_CHECKING:
+    from coldstore.doctor import Findings
+    from coldstore.status import Status
 
 _SIGNS = {"ok": "ok", "warning": "warning", "failed": "FAILED", "skipped": "skipped"}
 
@@ -101,10 +103,24 @@ def _overview(found: Status) -> list[tuple[str, str]]:
     ]
     if tally.night:
         run = tally.night_requests
-        lines.append(("a night like", f"{tally.night}: {tally.night_snapshots:,} snapshots, {run.puts:,} requests that write, {run.gets:,} that read"))
+        lines.append(
+            (
+                "a night like",
+                f"{tally.night}: {tally.night_snapshots:,} snapshots, {run.puts:,} requests that write, {run.gets:,} that read",
+            )
+        )
     if cost:
-        lines.append(("estimate", f"${cost.total:,.2f} a month: ${cost.storage:,.2f} for what is stored, ${cost.requests:,.2f} for requests"))
+        lines.append(
+            (
+                "estimate",
+                f"{_dollars(cost.total)} a month: {_dollars(cost.storage)} for what is stored, {_dollars(cost.requests)} for requests",
+            )
+        )
     return lines
+
+
+def _dollars(amount: float) -> str:
+    return "less than $0.01" if 0 < amount < 0.01 else f"${amount:,.2f}"
 
 
 def _growth(last: int, before: int) -> str:

@@ -98,7 +98,7 @@ class DatabaseCheckup:
             (others,) = other.execute(_PROCESS).fetchone() or (None,)
             (after,) = self._ask(_PROCESS)
             (zone, security) = self._ask("SELECT current_setting('TimeZone'), current_setting('row_security')")
-        if before in {others} or before != after or (zone, security) != ("UTC", "off"):
+        if before == others or before != after or (zone, security) != ("UTC", "off"):
             raise DoctorFailed(
                 f"{describe(self._url)} is a connection pool in transaction mode: two connections share one server process",
                 hint=_SESSION_POOLING,

@@ -1,5 +1,5 @@
-"""Whether a store keeps the promises of `storage/store.py`, found out by using it. A store that answers "done" is not believed: what it says it
-did is read back.
+"""Whether a store keeps the promises of `storage/store.py`, found out by using it. A store that answers "done" is not believed:
+what it says it did is read back.
 
 Everything is tried below one folder, `doctor/{random}/`, which is removed at the end, also after a failure and after Ctrl-C. Refused are
 buckets that lock every new object by default: what was tried there could not be removed again.
@@ -30,6 +30,7 @@ from coldstore.errors import (
     ObjectExists,
     ObjectLocked,
     ObjectMissing,
+    RetentionRefused,
     StoreError,
     StoreUnavailable,
 )
@@ -91,15 +92,18 @@ class StoreCheckup:
 
     def clean(self) -> str:
         """Remove all that was written. What is locked is waited for."""
+        if not self._made:
+            raise NotChecked("nothing was written")
         time.sleep(max(0.0, self._locked_until - time.monotonic()))
-        keys = {*self._made, *(o.key for o in self._store.list(self._folder))}
-        for key in sorted(keys):
-            self._store.delete(key)
-            self._made.discard(key)
-        left = [o.key for o in self._store.list(self._folder)]
+        count = len(self._made)
+        for key in sorted(self._made):
+            with suppress(StoreError):  # one that is refused must not keep the others there
+                self._store.delete(key)
+                self._made.discard(key)
+        left = sorted({*self._made, *(o.key for o in self._store.list(self._folder))})
         if left:
             raise Doubt(f"{len(left)} objects stayed below {self._folder}, {left[0]!r} is one", hint="Delete that folder by hand.")
-        return f"{len(keys)} objects below {FOLDER} were removed again"
+        return f"{count} objects below {FOLDER} were removed again"
 
     def close(self) -> None:
         """After an end that nobody planned."""
@@ -291,7 +295,11 @@ class StoreCheckup:
         clock = self.clock or Clock(0.0, 0.0)
         until = int(time.time() + clock.ahead + clock.margin + seconds) + 1
         self._locked_until = time.monotonic() + seconds + 2 * clock.margin + 2
-        key, _ = self._write(name, data, retain=Retention(datetime.fromtimestamp(until, UTC), "governance"))
+        try:
+            key, _ = self._write(name, data, retain=Retention(datetime.fromtimestamp(until, UTC), "governance"))
+        except (RetentionRefused, AccessDenied):
+            self._locked_until = 0.0
+            raise
         with suppress(ObjectLocked):
             self._store.delete(key)
             if time.time() + clock.ahead + clock.margin >= until:

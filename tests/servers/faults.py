@@ -38,7 +38,8 @@ class Rule:
 
     status: answer `status` without asking the server · reset: drop the connection before the request is read · reset_mid_body: after `after`
     bytes of it · lost_reply: let the server do it, then drop the connection · late_error: let it do it, then answer `status` · truncate: end
-    the reply after `after` bytes · flip: flip a bit of the reply's byte `after` · stall: wait `seconds` first · slow: reply at `rate` bytes/s · stale: as `tests.torture.chaos` does
+    the reply after `after` bytes · flip: flip a bit of the reply's byte `after` · stall: wait `seconds` first · slow: reply at `rate` bytes/s
+    · stale: as `tests.torture.chaos` does
     """
 
     action: Action
