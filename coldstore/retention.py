@@ -2,8 +2,8 @@
 
 Rules only ever keep: a snapshot goes when no rule wants it. Whatever the policy says, of each scope the newest good snapshots stay (the
 *floor*: age counts for nothing while nobody makes new ones), as does everything that something kept is built on, what is locked, what
-cannot be relied on, a suspect one until a good one follows, and what is dated in the future, for a clock that was wrong must not decide. Days,
-weeks and months are those of UTC.
+cannot be relied on, a suspect one until a good one follows, and what is dated in the future, for a clock that was wrong must not decide.
+Days, weeks and months are those of UTC.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ PRESETS: Mapping[str, Policy] = {
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One snapshot as retention sees it. `at`: milliseconds since the epoch. `good`: not suspect. `doubt`: why its manifest cannot be relied
-    on. `parent`: what an incremental builds on. `locked_until`: milliseconds, while nobody may delete it."""
+    """One snapshot as retention sees it. `at`: milliseconds since the epoch. `good`: not suspect. `doubt`: why its manifest cannot be
+    relied on. `parent`: what an incremental builds on. `locked_until`: milliseconds, while nobody may delete it."""
 
     id: str
     scope: str

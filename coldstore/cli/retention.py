@@ -119,6 +119,6 @@ def pointers(
         for state, each in (("rebuilt   ", rebuilt), ("wrong     ", wrong), ("a stranger", strangers)):
             for pointer in each:
                 print(f"{state}  {terminal.printable(pointer.key)}: {terminal.printable(pointer.problem)}")
-        print(f"{right} pointers, {len(wrong)} wrong")
+        print(f"{right} checked, {len(wrong)} wrong")
     if wrong:
         raise typer.Exit(VerifyFailed.exit_code)

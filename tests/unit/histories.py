@@ -44,8 +44,9 @@ def days(store: Store, ages: Iterable[int], *, now: int = NOON, scope: Scope = E
     return [commit(store, now - age * DAY, scope=scope, **members) for age in ages]
 
 
-def bulk(store: Store, count: int) -> list[str]:
-    """Ids of `count` snapshots of one day, newest last, written quickly: no links, no pointers, documents of one byte."""
+def bulk(store: Store, count: int, *, strangers: int = 0) -> list[str]:
+    """Ids of `count` snapshots of one day, newest last, written quickly: no links, no pointers, documents of one byte. In the same folder,
+    and before them in any listing, lie so many objects of `strangers`."""
     like = snapshot({"notes": []}, id=layout.snapshot_id(EVERYBODY, NOON))[1]
 
     def one(number: int) -> str:
@@ -57,7 +58,11 @@ def bulk(store: Store, count: int) -> list[str]:
                 out.write(content)
         return identity
 
+    def stranger(number: int) -> None:
+        store.replace(f"{layout.folder_of(layout.snapshot_id(EVERYBODY, NOON))}a-note-{number:05}", b"x")
+
     with ThreadPoolExecutor(16) as pool:
+        list(pool.map(stranger, range(strangers)))
         return list(pool.map(one, range(count)))
 
 

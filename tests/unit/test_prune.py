@@ -288,7 +288,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path):
         assert sum(1 for _ in store.list(layout.SNAPSHOTS)) == 6
         if over:
             break
-    assert 15 < steps < 199
+    assert 10 < steps < 199
 
 
 # --- failures ----------------------------------------------------------------------------------------------------------------------
@@ -392,7 +392,7 @@ def test_temporary_files_are_swept_after_the_grace_age(store):
 # --- any store ---------------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(
         st.tuples(st.sampled_from([EVERYBODY, ALICE]), st.integers(0, 50), st.sampled_from([None, None, "a", "b"]), st.integers(0, 5)),
