@@ -113,6 +113,8 @@ def read_manifest(store: Store, snapshot: str) -> model.Manifest:
     manifest = model.decode_manifest(data, key=key)
     if manifest.id != snapshot:
         raise NotFound(f"{key} is the manifest of {manifest.id}: an object was moved", key=key, hint="Put it back under its own name.")
+    if not manifest.document.startswith(layout.document_key(snapshot)):
+        raise CorruptManifest(f"{key} names {manifest.document!r} as its document, which is another's", key=key)
     return manifest
 
 
@@ -348,8 +350,9 @@ def remove(store: Store, manifest: model.Manifest) -> None:
     """The second half, for each: it is not listed any more from the first step on."""
     store.delete(layout.manifest_key(manifest.id))
     store.delete(manifest.document)
-    for key in keys_objects(store, manifest.id):
-        store.delete(key)
+    if manifest.sealing is not None:
+        for key in keys_objects(store, manifest.id):
+            store.delete(key)
 
 
 def _repoint(store: Store, key: str, scope: Scope, label: str | None, going: Container[str]) -> None:
@@ -369,13 +372,13 @@ def deletions(store: Store) -> Generator[tuple[str, Deletion | ColdStoreError]]:
     def fetch(key: str) -> tuple[str, Deletion | ColdStoreError]:
         try:
             record = msgspec.convert(model.decode_record(store.read(key), key=key), Deletion)
-            if record.at != rfc3339(layout.parse_deletion_key(key)):
-                return key, CorruptManifest(f"{key} is the record of {record.at}: an object was moved", key=key)
-            return key, record
         except msgspec.ValidationError as exc:
             return key, CorruptManifest(f"{key} lacks a part: {exc}", key=key)
         except ColdStoreError as exc:
             return key, exc
+        if record.at != rfc3339(layout.parse_deletion_key(key)):
+            return key, CorruptManifest(f"{key} is the record of {record.at}: an object was moved", key=key)
+        return key, record
 
     return ordered_map(fetch, (o.key for o in store.list(layout.DELETIONS)), workers=_FETCHERS)
 

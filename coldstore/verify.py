@@ -342,7 +342,7 @@ def _misled(pointers: Iterable[tuple[str, Pointer]], entries: Iterable[Entry], g
         entry = known.get(pointer.id)
         if entry is None:
             problems.append((key, f"it names {pointer.id}, which is gone, and no deletion record says so"))
-        elif entry.checksum not in {None, pointer.checksum} or _askew(pointer, entry):
+        elif not entry.deleted and (entry.checksum not in {None, pointer.checksum} or _askew(pointer, entry)):
             problems.append((key, f"it names {pointer.id}, and means another one than is there"))
         if pointer.head is not None and pointer.head.id not in known:
             problems.append((key, f"it takes note of {pointer.head.id}, which is gone, and no deletion record says so"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from coldstore import terminal
@@ -124,10 +125,20 @@ def test_a_name_that_was_shortened(store):
 def test_a_name_that_says_one_thing_and_a_manifest_another(store):
     """Should two names ever be shortened alike, the manifest decides."""
     liar = manifest(header("notes", id=layout.snapshot_id(ALICE, FEB_26), uid="bob"))
+    liar = msgspec.structs.replace(liar, document=layout.document_key(liar.id))
     with store.create(layout.manifest_key(liar.id)) as out:
         out.write(model.encode_manifest(liar))
     assert list(manifests(store, scope=ALICE)) == []
     assert ids(manifests(store)) == [liar.id]
+
+
+def test_a_manifest_that_names_anothers_document(store):
+    mine, other = put(store, ALICE, FEB_26), layout.snapshot_id(ALICE, FEB_26 + 1)
+    for document in (mine.document, "../elsewhere", "/etc/passwd", ""):
+        liar = model.complete(msgspec.structs.replace(mine, id=other, document=document))
+        store.replace(layout.manifest_key(other), model.encode_manifest(liar))
+        with pytest.raises(CorruptManifest, match="another's"):
+            read_manifest(store, other)
 
 
 def test_strangers_are_passed_over(store):

@@ -130,6 +130,35 @@ def test_a_key_tells_its_snapshot(scope, timestamp, suffix):
     assert not document.is_manifest
 
 
+@settings(deadline=None, max_examples=300)
+@given(scopes, st.integers(100_000_000, 10**12), st.integers(1, 99_999))
+def test_a_key_object_tells_its_snapshot(scope, timestamp, number):
+    """Also of users who are called like one: their own objects are no keys."""
+    identity = layout.snapshot_id(scope, timestamp)
+    key = layout.keys_key(identity, number)
+    assert key.startswith(layout.keys_prefix(identity))
+    parsed = layout.parse_key(key)
+    assert (parsed.id, parsed.timestamp, parsed.is_keys, parsed.is_manifest) == (identity, timestamp, True, False)
+    hostile = layout.snapshot_id(Scope.user(f"{layout.scope_name(scope)}-{timestamp}.keys"), timestamp + 1)
+    for document in (layout.document_key(hostile, ".enc"), layout.manifest_key(hostile)):
+        if "~" not in hostile.removeprefix("memory-ws~"):  # not shortened
+            assert layout.parse_key(document).id == hostile
+        assert not layout.parse_key(document).is_keys
+
+
+@settings(deadline=None)
+@given(timestamps)
+def test_a_deletion_record_tells_its_moment(timestamp):
+    key = layout.deletion_key(timestamp, "0a1b2c3d")
+    assert key.startswith(f"deletions/{layout.date_of(timestamp)}/")
+    assert layout.parse_deletion_key(key) == timestamp
+
+
+@pytest.mark.parametrize("key", ["", "deletions/x", "deletions/2026-02-26/readme", "deletions/2026-02-26/5.json", "deletions/5-0a.json"])
+def test_what_is_no_deletion_record(key):
+    assert layout.parse_deletion_key(key) == 0
+
+
 def test_documented_keys():
     timestamp = 1772071200000
     assert datetime.fromtimestamp(timestamp / 1000, UTC).isoformat() == "2026-02-26T02:00:00+00:00"

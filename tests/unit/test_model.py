@@ -20,6 +20,7 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 maybe = st.none() | text
 names = st.builds(model.Name, schema=text, name=text)
 count = st.integers(0, 2**53)
+size = st.integers(0, 2**31)
 bigint = st.integers(-(2**63), 2**63 - 1)
 columns = st.builds(
     model.Column,
@@ -110,7 +111,7 @@ def digits(length: int) -> st.SearchStrategy[str]:
     return st.binary(min_size=length // 2, max_size=length // 2).map(bytes.hex)
 
 
-frames = st.builds(model.Frame, tier=maybe, rows=count, offset=count, length=count, plain=count, crc32c=digits(8), sha256=digits(64))
+frames = st.builds(model.Frame, tier=maybe, rows=count, offset=count, length=size, plain=size, crc32c=digits(8), sha256=digits(64))
 sealings = st.builds(
     model.Sealing,
     cipher=text,
@@ -329,7 +330,7 @@ def test_a_reformatted_manifest_is_refused(again):
         model.decode_manifest(again(body), key="k")
 
 
-OPTIONAL = {"previous", "sealing", "retained", "signature"}
+OPTIONAL = {"previous", "sealing", "retained", "suspect", "signature"}
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONAL))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import shutil
 from contextlib import closing
@@ -102,7 +103,7 @@ def test_three_reasons_not_to_open(store):
             open_stored(store, manifest, rings=rings)
         assert caught.value.hint
         assert caught.value.exit_code == 10
-    assert key.id in str(pytest.raises(KeyMissing, open_stored, store, made, rings=[]).value)
+        assert (key.id in str(caught.value)) or error is WrongKey
 
 
 def test_a_data_key_of_another_snapshot_that_a_ring_does_open(store):
@@ -301,8 +302,6 @@ def test_added_keys_that_are_needed_and_no_good(store):
     body = msgspec.json.decode(store.read(key))
     body["keys"][0]["ring"] = "other"
     rest = {k: v for k, v in body.items() if k != "checksum"}
-    import hashlib
-
     store.replace(key, model.canonical({**rest, "checksum": hashlib.sha256(model.canonical(rest)).hexdigest()}) + b"\n")
     with pytest.raises(SignatureInvalid):
         open_stored(store, made, rings=[ring(new)])

@@ -284,6 +284,20 @@ def test_a_pointer_to_another_one_of_that_name(store):
     assert made.previous is None
 
 
+def test_pointers_and_records_of_another_age(store):
+    """Somebody wrote them. They are nonsense, and no reason to fail."""
+    put_all(store, 0)
+    for name in ("memory-all-999999999999999", "memory-all-0"):
+        body = {"id": name, "checksum": "0" * 64, "previous": None, "seconds": 1e300}
+        record = {"format": model.FORMAT, "kind": "deletion", "at": rfc3339(NOW), "snapshots": [body]}
+        store.replace(layout.deletion_key(NOW, "00"), model.encode_record(record))
+        pointer = json.loads(store.read(LATEST)) | {"id": name}
+        store.replace("latest/x.json", json.dumps(pointer).encode())
+        assert problems(store) == []
+        store.delete(layout.deletion_key(NOW, "00"))
+        assert len(problems(store)) == 1
+
+
 def test_the_keys_of_a_user_whose_name_looks_like_a_key_object(store):
     """He may call himself what he likes, and is still nobody's key."""
     made = put(store, rings=(ring(),))
