@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from coldstore import catalog, config, lifecycle, pointers, verify
 from coldstore import prune as pruning
@@ -22,14 +22,14 @@ from coldstore.document import model
 from coldstore.documents import Document, StoredDocument, open_file, open_stored, rewrap
 from coldstore.drill import DrillOptions, drill
 from coldstore.drill import Report as Proof
-from coldstore.errors import ColdStoreError, ConfigError, NotFound, SuspectSnapshot, VerifyFailed
+from coldstore.errors import ColdStoreError, ConfigError, NotFound, PruneIncomplete, SuspectSnapshot, VerifyFailed
 from coldstore.export import ExportOptions, snapshot, snapshot_each_user
 from coldstore.keyrings.files import read_secret
 from coldstore.keyrings.open import open_rings
 from coldstore.keyrings.ring import KeyRing
 from coldstore.postgres.assertion import Assertion
 from coldstore.postgres.connect import connect, describe
-from coldstore.postgres.migrate import install_reference_schema, migrate
+from coldstore.postgres.migrate import install_reference_schema, migrate, set_schedule_trigger
 from coldstore.postgres.runs import Kind, RunHandle, RunLog, Trigger
 from coldstore.postgres.source import Source
 from coldstore.postgres.table_plan import Mode
@@ -41,6 +41,10 @@ from coldstore.storage.open import open_store
 from coldstore.storage.store import Store
 from coldstore.tiers import EVERYBODY, Scope
 from coldstore.trust import Trust
+
+if TYPE_CHECKING:  # a snapshot need not wait for them
+    from coldstore.doctor import Findings
+    from coldstore.status import Status
 
 MODES = ("fresh", "replace", "merge")
 ON_CONFLICT = ("fail", "skip", "update")
@@ -101,14 +105,21 @@ class ColdStore:
 
     @cached_property
     def store(self) -> Store:
+        return self._open_store(path_style=self.settings.path_style, options=self.settings.options)
+
+    def styled_store(self, path_style: bool) -> Store:
+        """The same bucket, with its name in the path or in the host's name. It asks once and does not insist."""
+        return self._open_store(path_style=path_style, options={**self.settings.options, "attempts": 1})
+
+    def _open_store(self, *, path_style: bool | None, options: Mapping[str, object]) -> Store:
         s = self.settings
         return open_store(
             s.store_url(),
             region=s.region,
             endpoint_url=s.endpoint_url,
-            path_style=s.path_style,
+            path_style=path_style,
             checksums=s.checksums,
-            options=s.options,
+            options=options,
         )
 
     @cached_property
@@ -434,17 +445,23 @@ class ColdStore:
         """Decide what the policy keeps, and unless it is a `dry_run` delete the rest and what dead processes left behind. `everybody`: only
         all-user snapshots. Deletions that failed stand in the report."""
         wanted = EVERYBODY if everybody else scope(uid=uid, workspace=workspace)
-        return pruning.prune(
-            self.store,
-            policy or self.policy(),
-            now=time.time_ns() // 1_000_000 if now is None else now,
-            scope=wanted if everybody or wanted != EVERYBODY else None,
-            grace_hours=self.settings.grace_hours,
-            dry_run=dry_run,
-            signer=self.signer,
-            trust=self.trust(),
-            progress=progress,
-        )
+        policy = policy or self.policy()
+        with self._recorded("prune", wanted, progress, dryRun=dry_run) as run:
+            report = pruning.prune(
+                self.store,
+                policy,
+                now=time.time_ns() // 1_000_000 if now is None else now,
+                scope=wanted if everybody or wanted != EVERYBODY else None,
+                grace_hours=self.settings.grace_hours,
+                dry_run=dry_run,
+                signer=self.signer,
+                trust=self.trust(),
+                progress=progress,
+            )
+            run.succeeded(details={"deleted": len(report.deleted), "swept": len(report.swept), "failed": len(report.failures)})
+            if not report.ok:
+                run.failed(PruneIncomplete(f"{len(report.failures)} deletions failed"))
+        return report
 
     def check_pointers(self) -> tuple[int, list[pointers.Wrong]]:
         """(how many pointers there should be, those that do not lead where they should)."""
@@ -462,16 +479,40 @@ class ColdStore:
         """Keys below `snapshots/` that belong to no snapshot: what a crash between document and manifest leaves, and strangers' objects."""
         return verify.orphans(self.store, (key.id for key in catalog.keys(self.store)))
 
+    # --- a look at all of it ---------------------------------------------------------------------------------------------------
+
+    def doctor(self, *, database: bool = True, store: bool = True, progress: Progress = silent) -> Findings:
+        """Find out whether settings, keys, database and store keep what is relied on. The database is only read; into the store some
+        objects are written and removed again."""
+        from coldstore.doctor import examine
+
+        return examine(self, database=database, store=store, progress=progress)
+
+    def status(self, *, now: int | None = None, progress: Progress = silent) -> Status:
+        """What the store holds, how it grows and what it costs. `now`: milliseconds since the epoch, as for `delete`."""
+        from coldstore.status import Prices, gather
+
+        s = self.settings
+        return gather(
+            self.store,
+            now=time.time_ns() // 1_000_000 if now is None else now,
+            prices=Prices(s.price_gb_month, s.price_1k_put, s.price_1k_get),
+            part_size=getattr(self.store, "part_size", None),
+            progress=progress,
+        )
+
     # --- set up ----------------------------------------------------------------------------------------------------------------
 
-    def init(self, *, reference_schema: bool = False) -> list[int]:
+    def init(self, *, reference_schema: bool = False, schedule_trigger: bool | None = None) -> list[int]:
         """Bring coldstore's own tables in the source database up to date; returns the migrations applied. `reference_schema`: also make
-        the memory tables, for those who have none."""
+        the memory tables, for those who have none. `schedule_trigger`: also make, or remove, what wakes a scheduler."""
         conn = connect(self.settings.require_database(), purpose="coldstore init")
         try:
             applied = migrate(conn)
             if reference_schema:
                 install_reference_schema(conn)
+            if schedule_trigger is not None:
+                set_schedule_trigger(conn, installed=schedule_trigger)
             return applied
         finally:
             conn.close()

@@ -3,8 +3,10 @@
 A cron expression speaks of the clock on the wall, which twice a year leaves out an hour or shows one twice. What it names is a slot once:
 
 - a time that the clock leaves out is due at the moment when the clock is set forward;
-- a time that it shows twice is due the first time. Where the hour is a wildcard (`*/5 * * * *`, `0 * * * *`) both hours are meant, for
-  somebody who asks for every five minutes counts by time that passes.
+- a time that it shows twice is due the first time.
+
+Where the hour is a wildcard (`*/5 * * * *`, `0 * * * *`) somebody counts by time that passes: of hours shown twice both are meant, and a
+time left out is not due where it comes as the same minute of the next hour.
 
 croniter is asked about wall-clock times without a zone only: with one it drifts when the offset changes, and forwards and backwards give
 different answers.
@@ -29,6 +31,7 @@ from coldstore.errors import ConfigError
 Misfire = Literal["once", "skip"]
 
 _FIELDS = re.compile(r"[0-9A-Za-z*,/#?LW-]+( [0-9A-Za-z*,/#?LW-]+){4}\Z")
+_DRAWN = re.compile(r"(?<![a-z])[hr](?![a-z])", re.IGNORECASE)  # croniter draws these at random: another time for each process
 _NAMES = frozenset({"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"})
 _SHIFT = timedelta(hours=3)  # no zone has ever been set by more at once but for changing sides of the date line
 _MINUTE = timedelta(minutes=1)
@@ -43,7 +46,7 @@ class Cadence:
 
     def __post_init__(self) -> None:
         fields = " ".join(self.expression.split())
-        if not (fields in _NAMES or _FIELDS.match(fields)) or not croniter.is_valid(fields):
+        if not (fields in _NAMES or _FIELDS.match(fields)) or _DRAWN.search(fields) or not croniter.is_valid(fields):
             raise ConfigError(
                 f"{self.expression!r} is not a cron expression",
                 hint="Five fields: minute hour day month weekday. 0 2 * * * is every night at two.",
@@ -91,6 +94,8 @@ class Cadence:
             return [first]
         if first < second:  # shown twice
             return [first, second] if self._every_hour else [first]
+        if self._every_hour and croniter.match(self.expression, first.astimezone(zone).replace(tzinfo=None)):
+            return []
         return [_change(second, first, zone)]
 
     @property
@@ -123,10 +128,10 @@ def _walls(expression: str, start: datetime) -> Iterator[datetime]:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The slot to run for now, if any, and whether there were others that nobody runs any more."""
+    """The slot to run for now, if any, and the first and the last of those that nobody runs any more."""
 
     slot: datetime | None
-    missed: datetime | None = None
+    missed: tuple[datetime, datetime] | None = None
 
 
 def due(cadence: Cadence, *, since: datetime, now: datetime, misfire: Misfire = "once", grace: timedelta = timedelta(minutes=1)) -> Due:
@@ -134,6 +139,6 @@ def due(cadence: Cadence, *, since: datetime, now: datetime, misfire: Misfire = 
     newest = cadence.latest(since, now)
     if newest is None:
         return Due(None)
-    if misfire == "skip" and now - newest > grace:
-        return Due(None, missed=newest)
-    return Due(newest)
+    slot = None if misfire == "skip" and now - newest > grace else newest
+    last = newest if slot is None else cadence.latest(since, newest - _MINUTE)
+    return Due(slot, None if last is None else (next(cadence.after(since)), last))

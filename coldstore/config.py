@@ -48,6 +48,16 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "restore": ("jobs", "maintenance_work_mem"),
     "drill": ("assertion_timeout", "assertions"),
     "runs": ("runs_log", "runs_timeout"),
+    "scheduler": (
+        "scheduler_surface_id",
+        "scheduler_zone",
+        "scheduler_misfire",
+        "scheduler_grace_seconds",
+        "scheduler_tick_seconds",
+        "scheduler_stop_seconds",
+        "scheduler_attempts",
+        "scheduler_parallel",
+    ),
     "encryption": ("key_rings", "seal", "kms_endpoint_url"),
     "signing": ("signing_key_file", "trusted_keys", "require_signature"),
     "retention": (
@@ -61,11 +71,13 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "keep_labels",
         "grace_hours",
     ),
+    "status": ("price_gb_month", "price_1k_put", "price_1k_get"),
 }
 #: What stands in the file under a name that Python would not have.
 FILE_KEYS = {"assertions": "assert", "runs_log": "log", "runs_timeout": "timeout"} | {
     f"keep_{name}": name for name in ("preset", "last", "days", "daily", "weekly", "monthly", "floor", "labels")
 }
+FILE_KEYS |= {name: name.removeprefix("scheduler_") for name in SECTIONS["scheduler"]}
 #: Variables of ours that are no settings.
 _OTHER_VARIABLES = frozenset({"COLD_STORE_DEBUG", "COLD_STORE_DRILL_URL", "COLD_STORE_TARGET_URL"})
 
@@ -165,6 +177,17 @@ class Settings(BaseSettings):
     runs_timeout: int = Field(90, ge=30, le=86400, description="Seconds without a sign of life after which a run counts as failed.")
     runs_url: SecretStr | None = Field(None, description="Database with the list of runs, where it is not the source.")
 
+    scheduler_surface_id: str = Field("cold-store-cron", min_length=1, description="Which rows of scheduled_agents are coldstore's.")
+    scheduler_zone: str = Field("UTC", description="Time zone of cron expressions whose row names none.")
+    scheduler_misfire: Literal["once", "skip"] = Field(
+        "once", description="Of slots that nobody was there for: once runs the newest, skip none."
+    )
+    scheduler_grace_seconds: int = Field(60, ge=1, le=86400, description="How late a slot may be begun and still count as on time.")
+    scheduler_tick_seconds: int = Field(30, ge=1, le=3600, description="Seconds between two looks at the schedules.")
+    scheduler_stop_seconds: int = Field(60, ge=0, le=86400, description="Seconds that a run may go on when the scheduler is stopped.")
+    scheduler_attempts: int = Field(3, ge=1, le=100, description="How often a slot is begun when processes die.")
+    scheduler_parallel: int = Field(2, ge=1, le=64, description="Runs of one scheduler at a time.")
+
     key: SecretStr | None = Field(None, description="Keys of the key ring `local`: the text of a key file.")
     key_rings: Names = Field(
         default_factory=list,
@@ -183,6 +206,10 @@ class Settings(BaseSettings):
     retain_mode: Literal["governance", "compliance"] = Field(
         "governance", description="compliance: not even the owner of the bucket can shorten it."
     )
+
+    price_gb_month: float = Field(0.023, ge=0, description="Dollars for 10⁹ bytes and a month: what `status` reckons with.")
+    price_1k_put: float = Field(0.0004, ge=0, description="Dollars for a thousand requests that write.")
+    price_1k_get: float = Field(0.00004, ge=0, description="Dollars for a thousand requests that read.")
 
     tiers: dict[str, TierSettings] = Field(default_factory=dict, description="Tiers beside or instead of the built-in ones.")
 

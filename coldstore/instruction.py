@@ -7,7 +7,8 @@
     Run a restore drill                                           [Run|Take] [a|the] [restore] drill [the latest snapshot]
     Prune old snapshots                                           Prune [the] [old] snapshots
 
-Capitals do not count, but in names, nor does a full stop at the end; a name that ends in one stands in quotes. The object has the same words:
+Capitals do not count, but in names, nor does a full stop at the end; a name that ends in one stands in quotes. The object has the same
+words:
 
     {"action": "snapshot", "of": "all" | "each" | {"uid": "…"} | {"workspace": "…"}, "kind": "full" | "incremental",
      "label": "…", "deep": true, "zone": "Europe/Berlin", "misfire": "once" | "skip"}
@@ -19,6 +20,7 @@ import re
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
 from coldstore.cadence import Misfire
 from coldstore.errors import ConfigError
@@ -73,6 +75,19 @@ def parse(text: str) -> Instruction:
     """The instruction that `text` gives. Raises `ConfigError`."""
     text = text.strip()
     return _object(text) if text.startswith("{") else _sentence(text.removesuffix("."))
+
+
+def within(instruction: Instruction, workspace: str | None) -> Instruction:
+    """The instruction as a row of `workspace` may give it: everybody is that workspace. Raises `ConfigError` for what reaches further."""
+    if workspace is None:
+        return instruction
+    own = Scope.of_workspace(workspace)
+    if instruction.action != "snapshot" or instruction.each or instruction.scope not in {EVERYBODY, own}:
+        raise ConfigError(
+            f"a schedule of the workspace {workspace!r} takes snapshots of that workspace and nothing else",
+            hint="What concerns others, or the whole store, belongs into a row without a workspace_id.",
+        )
+    return structs.replace(instruction, scope=own)
 
 
 def _sentence(text: str) -> Instruction:

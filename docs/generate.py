@@ -20,6 +20,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, OptionInfo
@@ -76,11 +77,16 @@ def _page(title: str, lines: Iterable[str]) -> str:
 
 
 def commands() -> dict[str, Callable[..., Any]]:
-    """Every command by its name, in the order of `coldstore --help`."""
+    """Every command by its name, in the order of `coldstore --help`, those of groups last."""
     found = {}
-    for info in cli.app.registered_commands:
-        assert info.callback is not None  # noqa: S101
-        found[info.name or info.callback.__name__.replace("_", "-")] = info.callback
+    groups = [("", cli.app), *((f"{g.typer_instance.info.name} ", g.typer_instance) for g in cli.app.registered_groups if g.typer_instance)]
+    for before, group in groups:
+        own = group.registered_callback
+        if before and own and own.callback:  # a group that does something by itself
+            found[before.strip()] = own.callback
+        for info in group.registered_commands:
+            assert info.callback is not None  # noqa: S101
+            found[before + (info.name or info.callback.__name__.replace("_", "-"))] = info.callback
     return found
 
 
@@ -89,6 +95,8 @@ def parameters(callback: Callable[..., Any]) -> list[tuple[str, Any, Any, Argume
     hints = get_type_hints(callback, include_extras=True)
     found = []
     for name, parameter in inspect.signature(callback).parameters.items():
+        if hints[name] is typer.Context:
+            continue
         kind, info = get_args(hints[name])[:2]
         assert get_origin(hints[name]) is Annotated  # noqa: S101
         found.append((name, kind, parameter.default, info))
@@ -116,7 +124,10 @@ def _cli_lines() -> Iterator[str]:
     yield ""
     yield from _table(
         ["Command", "What it does"],
-        ([f"[`{name}`](#coldstore-{name})", _first_sentence(_paragraphs(callback)[0])] for name, callback in commands().items()),
+        (
+            [f"[`{name}`](#coldstore-{name.replace(' ', '-')})", _first_sentence(_paragraphs(callback)[0])]
+            for name, callback in commands().items()
+        ),
     )
     callback = cli.app.registered_callback
     if callback and callback.callback:

@@ -284,21 +284,25 @@ VALUES (%(id)s, %(kind)s, %(trigger)s, %(scope)s, %(uid)s, %(workspace)s, %(sche
 ON CONFLICT DO NOTHING
 
 -- name: run_beat
-UPDATE coldstore.runs SET heartbeat_at = clock_timestamp() WHERE id = ANY (%(ids)s::uuid[]) AND state = 'running'
+-- Not for a run that somebody else has taken over.
+UPDATE coldstore.runs r SET heartbeat_at = clock_timestamp()
+FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS a (id, attempt)
+WHERE r.id = a.id AND r.state = 'running' AND coalesce((r.details ->> 'attempts')::int, 1) = a.attempt
 
 -- name: run_end
 UPDATE coldstore.runs
 SET state = %(state)s, finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(), snapshot_id = %(snapshot_id)s, rows = %(rows)s,
     bytes = %(bytes)s, error = %(error)s, details = details || %(details)s
-WHERE id = %(id)s AND state = 'running'
+WHERE id = %(id)s AND state = 'running' AND coalesce((details ->> 'attempts')::int, 1) = %(attempt)s
 
 -- name: run_late
--- The run was taken for dead. What was said of it stays.
+-- The run was taken for dead, or was taken over. What was said of it stays.
 UPDATE coldstore.runs
-SET details = details || %(details)s || jsonb_build_object('late', jsonb_strip_nulls(jsonb_build_object('state', %(state)s::text,
+SET details = details || CASE WHEN details @> '{"reaped": true}' THEN %(details)s ELSE '{}'::jsonb END
+    || jsonb_build_object('late', jsonb_strip_nulls(jsonb_build_object('state', %(state)s::text,
     'at', clock_timestamp(), 'snapshotId', %(snapshot_id)s::text, 'rows', %(rows)s::bigint, 'bytes', %(bytes)s::bigint,
     'error', %(error)s::text)))
-WHERE id = %(id)s AND details @> '{"reaped": true}'
+WHERE id = %(id)s AND (details @> '{"reaped": true}' OR coalesce((details ->> 'attempts')::int, 1) <> %(attempt)s)
 
 -- name: run_reap
 -- Nobody knows when it died: the last sign of life is when it was last known to run.
@@ -324,3 +328,75 @@ WHERE (%(kind)s::text IS NULL OR kind = %(kind)s) AND (%(state)s::text IS NULL O
   AND (%(uid)s::text IS NULL OR uid = %(uid)s) AND (%(before)s::uuid IS NULL OR (started_at, id) < (%(at)s::timestamptz, %(before)s::uuid))
 ORDER BY started_at DESC, id DESC
 LIMIT %(limit)s
+
+-- name: slot_lock
+-- Whoever looks at a schedule's slots in order to take one waits for whoever does already. The claim is on the disk before it counts: a
+-- server that crashes must not forget it and have the slot run twice.
+SELECT pg_advisory_xact_lock(hashtextextended('coldstore schedule ' || %(schedule)s, 0)), set_config('synchronous_commit', 'on', true),
+       set_config('idle_in_transaction_session_timeout', '10s', true)
+
+-- name: slot_claim
+-- A new row; or, while a run of the same schedule is still going, one that says that this slot is skipped. A slot that was begun and not
+-- brought to an end is taken over in the same row. No row comes back when there is nothing to do.
+WITH going AS (
+    SELECT slot FROM coldstore.runs WHERE schedule = %(schedule)s AND state = 'running' AND slot <> %(slot)s LIMIT 1
+), again AS (
+    UPDATE coldstore.runs
+    SET kind = %(kind)s, scope = %(scope)s, uid = %(uid)s, workspace = %(workspace)s, state = 'running', started_at = clock_timestamp(),
+        heartbeat_at = clock_timestamp(), finished_at = NULL, snapshot_id = NULL, rows = NULL, bytes = NULL, error = NULL,
+        details = (details - 'reaped' - 'stopped') || %(details)s
+               || jsonb_build_object('attempts', coalesce((details ->> 'attempts')::int, 1) + 1)
+    WHERE schedule = %(schedule)s AND slot = %(slot)s AND state = 'failed' AND NOT EXISTS (SELECT FROM going)
+      AND (details @> '{"reaped": true}' OR details @> '{"stopped": true}') AND coalesce((details ->> 'attempts')::int, 1) < %(attempts)s
+    RETURNING id, state, error, (details ->> 'attempts')::int AS attempt
+), new AS (
+    INSERT INTO coldstore.runs (id, kind, trigger, scope, uid, workspace, schedule, slot, details, started_at, heartbeat_at, state,
+                                finished_at, error)
+    SELECT %(id)s::uuid, %(kind)s, 'schedule', %(scope)s, %(uid)s, %(workspace)s, %(schedule)s, %(slot)s, %(details)s, at, at,
+           CASE WHEN g.slot IS NULL THEN 'running' ELSE 'skipped' END, CASE WHEN g.slot IS NOT NULL THEN at END,
+           'the run of ' || to_char(g.slot AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') || ' was still going'
+    FROM (SELECT clock_timestamp() AS at) now LEFT JOIN going g ON true
+    ON CONFLICT (schedule, slot) WHERE slot IS NOT NULL DO NOTHING
+    RETURNING id, state, error, 1 AS attempt
+)
+SELECT id::text, state, error, attempt FROM again
+UNION ALL
+SELECT id::text, state, error, attempt FROM new
+UNION ALL -- sent a second time, because only the answer to the first was lost
+SELECT id::text, state, error, 1 FROM coldstore.runs WHERE id = %(id)s::uuid
+
+-- name: slot_skip
+-- A slot that nobody runs any more.
+INSERT INTO coldstore.runs (id, kind, trigger, scope, uid, workspace, schedule, slot, details, started_at, heartbeat_at, state,
+                            finished_at, error)
+SELECT gen_random_uuid(), %(kind)s, 'schedule', %(scope)s, %(uid)s, %(workspace)s, %(schedule)s, %(missed)s, '{}', at, at, 'skipped', at,
+       %(reason)s
+FROM (SELECT clock_timestamp() AS at) now
+WHERE %(missed)s::timestamptz IS NOT NULL
+ON CONFLICT (schedule, slot) WHERE slot IS NOT NULL DO NOTHING
+
+-- name: schedule_rows
+-- The schedules that are this scheduler's.
+SELECT id::text AS id, workspace_id, cron_expression, input_message, last_run_at, last_run_error, created_at, updated_at
+FROM public.scheduled_agents WHERE surface_id = %(surface_id)s AND enabled
+
+-- name: schedule_slots
+-- Each of the schedules in `asked`, with its newest settled slot (`slot`), the newest that was begun and how that ended (`begun`, …), and
+-- whether a run of it is going; there is a row also when there is no schedule. A slot that is still to come, because the clock was wrong
+-- once, settles nothing. `dead`: there is something to reap. After a restart of the server every run is given the time to be heard of.
+SELECT c.now, c.dead, a.*, last.slot, begun.slot AS begun, begun.state, begun.error, begun.finished_at AS ended,
+       coalesce((begun.details ->> 'attempts')::int, 1) AS attempts,
+       coalesce(begun.details @> '{"reaped": true}' OR begun.details @> '{"stopped": true}', false) AS unfinished,
+       EXISTS (SELECT FROM coldstore.runs r WHERE r.schedule = a.id AND r.state = 'running') AS going
+FROM (SELECT n.now, EXISTS (SELECT FROM coldstore.runs r WHERE r.state = 'running'
+                               AND greatest(r.heartbeat_at, pg_postmaster_start_time()) < n.now - make_interval(secs => %(timeout)s)) AS dead
+        FROM (SELECT clock_timestamp() AS now) n) c
+LEFT JOIN asked a ON true
+LEFT JOIN LATERAL (SELECT max(r.slot) AS slot FROM coldstore.runs r WHERE r.schedule = a.id AND r.slot <= c.now) last ON true
+LEFT JOIN LATERAL (SELECT * FROM coldstore.runs r WHERE r.schedule = a.id AND r.slot <= c.now AND r.state <> 'skipped'
+                    ORDER BY r.slot DESC LIMIT 1) begun ON true
+ORDER BY a.id
+
+-- name: schedule_ran
+-- `at`: when it ran; null where it did not. Only what coldstore keeps there: `updated_at` is whoever edits the row's.
+UPDATE public.scheduled_agents SET last_run_at = coalesce(%(at)s::timestamptz, last_run_at), last_run_error = %(error)s WHERE id::text = %(id)s

@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS coldstore.runs (
     error        text,
     details      jsonb       NOT NULL DEFAULT '{}',
     CONSTRAINT runs_scope_names_its_subject CHECK ((uid IS NOT NULL) = (scope = 'uid') AND (workspace IS NOT NULL) = (scope = 'workspace')),
+    CONSTRAINT runs_slot_of_a_schedule CHECK (slot IS NULL OR schedule IS NOT NULL),
     CONSTRAINT runs_end_once CHECK ((finished_at IS NULL) = (state = 'running'))
 );
 
@@ -60,9 +61,7 @@ COMMENT ON COLUMN coldstore.runs.error IS 'Why it failed, or was skipped; never 
 COMMENT ON COLUMN coldstore.runs.heartbeat_at IS 'Moved on while the run lives: one that stands still belongs to a dead process';
 
 -- Of several replicas that wake up for the same slot one inserts the row, and the others see that it is taken.
-CREATE UNIQUE INDEX IF NOT EXISTS runs_one_per_slot
-    ON coldstore.runs (slot, kind, scope, (coalesce(schedule, '')), (coalesce(uid, '')), (coalesce(workspace, '')))
-    WHERE slot IS NOT NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS runs_one_per_slot ON coldstore.runs (schedule, slot) WHERE slot IS NOT NULL;
 
 -- "What ran last", and the reaper's search for runs that stopped breathing.
 CREATE INDEX IF NOT EXISTS runs_started_at ON coldstore.runs (started_at DESC);

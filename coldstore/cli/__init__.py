@@ -21,11 +21,11 @@ import msgspec
 import typer
 
 from coldstore import __version__
-from coldstore.cli import drill, keys, memory, retention, runs, trust
+from coldstore.cli import drill, keys, look, memory, retention, runs, service, trust
 from coldstore.cli.common import abandon_output, app, printing
 from coldstore.errors import ColdStoreError, ConfigError, DatabaseError, DocumentError, NotFound, StoreError
 
-__all__ = ["app", "drill", "keys", "main", "memory", "retention", "runs", "trust"]
+__all__ = ["app", "drill", "keys", "look", "main", "memory", "retention", "runs", "service", "trust"]
 
 
 def _version(wanted: bool) -> None:

@@ -37,6 +37,12 @@ from coldstore.tiers import Scope
 def init(
     *,
     reference_schema: Annotated[bool, typer.Option("--reference-schema", help="Also make the memory tables.")] = False,
+    schedule_trigger: Annotated[
+        bool | None,
+        typer.Option(
+            "--schedule-trigger/--no-schedule-trigger", help="Make, or remove, a trigger by which changed schedules count at once."
+        ),
+    ] = None,
     database: Database = None,
     config: Config = None,
     json: Json = False,
@@ -47,7 +53,7 @@ def init(
     and the other reference tables, for those who have none yet; what is there stays.
     """
     with opened(config, database_url=database) as store:
-        applied = store.init(reference_schema=reference_schema)
+        applied = store.init(reference_schema=reference_schema, schedule_trigger=schedule_trigger)
     if json:
         print_json({"migrations": applied, "referenceSchema": reference_schema})
     else:

@@ -58,6 +58,14 @@ def install_reference_schema(conn: Connection) -> None:
         conn.execute(sql.section("schema.sql", "reference").encode())
 
 
+def set_schedule_trigger(conn: Connection, *, installed: bool) -> None:
+    """Make the trigger by which a changed row of `public.scheduled_agents` wakes the schedulers, or remove it. Twice is as good as once."""
+    _require_idle(conn)
+    with errors_as("schedule trigger"), conn.transaction():
+        conn.execute("SET LOCAL client_min_messages = warning")
+        conn.execute(sql.section("schedule_trigger.sql", "install" if installed else "remove").encode())
+
+
 def _step(conn: Connection) -> int | None:
     """The next pending migration, applied; None when there is none."""
     known = sql.migrations()

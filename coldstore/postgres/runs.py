@@ -89,6 +89,7 @@ class RunHandle:
 
     def __init__(self, run: str, write: Callable[[RunHandle], str | None]) -> None:
         self.id = run
+        self.attempt = 1
         self.snapshot_id: str | None = None
         self.details: dict[str, Any] = {}
         self.trouble: str | None = None
@@ -240,10 +241,55 @@ class RunLog:
         self._heart.add(run)
         return RunHandle(run, self._end)
 
+    def claim(
+        self,
+        kind: Kind,
+        *,
+        scope: Scope,
+        schedule: str,
+        slot: datetime,
+        attempts: int = 1,
+        missed: datetime | None = None,
+        reason: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> RunHandle | str | None:
+        """The run of a slot: a new one, or, up to `attempts` of them, the next attempt at one that nobody brought to its end. A sentence
+        where the slot is noted as skipped, because a run of this schedule is still going; None where somebody has it. `missed`: an
+        earlier slot to be noted as skipped for `reason`."""
+        values = {
+            "id": str(uuid.uuid4()),
+            "kind": kind,
+            "scope": scope.kind,
+            "uid": scope.uid,
+            "workspace": scope.workspace,
+            "schedule": schedule,
+            "slot": slot,
+            "attempts": attempts,
+            "missed": missed,
+            "reason": reason,
+            "details": _json(details or {}),
+        }
+        with _explained():
+            found = self._session.together(["slot_lock", "slot_claim", "slot_skip"], values)[1].fetchone()
+        if found is None:
+            return None
+        if found["state"] != "running":
+            return str(found["error"])
+        run = RunHandle(found["id"], self._end)
+        run.attempt = found["attempt"]
+        self._heart.add(run.id, run.attempt)
+        return run
+
+    def skip(self, kind: Kind, *, scope: Scope, schedule: str, slot: datetime, reason: str) -> bool:
+        """Note that nobody runs this slot any more; whether that was new."""
+        values = {"kind": kind, "scope": scope.kind, "uid": scope.uid, "workspace": scope.workspace, "schedule": schedule}
+        return bool(self._write("slot_skip", {**values, "missed": slot, "reason": reason}))
+
     def _end(self, run: RunHandle) -> str | None:
         """Close the row; the sentence to tell when that did not work."""
         self._heart.remove(run.id)
-        values = {"id": run.id, "snapshot_id": run.snapshot_id, "details": _json(run.details), **asdict(run.outcome)}
+        told = {"snapshot_id": run.snapshot_id, "details": _json(run.details), **asdict(run.outcome)}
+        values = {"id": run.id, "attempt": run.attempt, **told}
         try:
             if not self._write("run_end", values) and self._write("run_late", values):
                 return "the list of runs has this one as dead: it gave no sign of life for too long"

@@ -40,6 +40,7 @@ CREATE TABLE coldstore.runs (
     error        text,
     details      jsonb       NOT NULL DEFAULT '{}',
     CONSTRAINT runs_scope_names_its_subject CHECK ((uid IS NOT NULL) = (scope = 'uid') AND (workspace IS NOT NULL) = (scope = 'workspace')),
+    CONSTRAINT runs_slot_of_a_schedule CHECK (slot IS NULL OR schedule IS NOT NULL),
     CONSTRAINT runs_end_once CHECK ((finished_at IS NULL) = (state = 'running'))
 );
 
@@ -49,9 +50,7 @@ COMMENT ON COLUMN coldstore.runs.slot IS 'The planned moment that this run answe
 COMMENT ON COLUMN coldstore.runs.heartbeat_at IS 'Moved on while the run lives: one that stands still belongs to a dead process';
 
 -- Of several replicas that wake up for the same slot one inserts the row, and the others see that it is taken.
-CREATE UNIQUE INDEX runs_one_per_slot
-    ON coldstore.runs (slot, kind, scope, (coalesce(schedule, '')), (coalesce(uid, '')), (coalesce(workspace, '')))
-    WHERE slot IS NOT NULL;
+CREATE UNIQUE INDEX runs_one_per_slot ON coldstore.runs (schedule, slot) WHERE slot IS NOT NULL;
 
 -- "What ran last", and the reaper's search for runs that stopped breathing.
 CREATE INDEX runs_started_at ON coldstore.runs (started_at DESC);

@@ -7,7 +7,7 @@ import pytest
 from coldstore import __version__
 from tests.acceptance.program import files
 
-COMMANDS = ["drill", "init", "snapshot", "list", "show", "cat", "restore", "verify", "keygen", "demo"]
+COMMANDS = ["doctor", "drill", "status", "init", "snapshot", "list", "show", "cat", "restore", "verify", "keygen", "demo", "runs"]
 CONFIG = 2
 
 

@@ -80,7 +80,7 @@ def test_the_path_of_the_documents_in_the_issue_of_the_users(cold, memory):
 
 def test_init_with_the_reference_schema_can_be_repeated(cold, empty_database):
     first = cold("init", "--reference-schema", "--json", env={"DATABASE_URL": empty_database})
-    assert first.json == {"migrations": [1], "referenceSchema": True}
+    assert first.json == {"migrations": [1, 2], "referenceSchema": True}
     remember(empty_database, "uid_alice")
     before, rows = structure(empty_database), ask(empty_database, "SELECT xmin::text, uid FROM daily_memories")
     second = cold("init", "--reference-schema", "--json", env={"DATABASE_URL": empty_database})
@@ -91,7 +91,7 @@ def test_init_with_the_reference_schema_can_be_repeated(cold, empty_database):
 
 
 def test_init_alone_makes_no_memory_table(cold, empty_database):
-    assert cold("init", env={"DATABASE_URL": empty_database}).out == "1 migrations applied.\n"
+    assert cold("init", env={"DATABASE_URL": empty_database}).out == "2 migrations applied.\n"
     assert ask(empty_database, "SELECT to_regclass('public.daily_memories')") == [(None,)]
     assert ask(empty_database, "SELECT to_regclass('coldstore.runs')::text") == [("coldstore.runs",)]
 

@@ -138,8 +138,8 @@ def test_a_slot_is_taken_once(migrated):
         taken = [
             conn.execute(take, key).fetchone() is not None
             for key in [
-                (None, "2026-02-26T02:00:00Z"),
-                (None, "2026-02-26T03:00:00+01:00"),
+                ("weekly", "2026-02-26T02:00:00Z"),
+                ("weekly", "2026-02-26T03:00:00+01:00"),
                 ("nightly", "2026-02-26T02:00:00Z"),
                 ("nightly", "2026-02-26T02:00:00Z"),
                 ("nightly", "2026-02-27T02:00:00Z"),
@@ -147,7 +147,9 @@ def test_a_slot_is_taken_once(migrated):
                 (None, None),
             ]
         ]
-    assert taken == [True, False, True, False, True, True, True]
+        assert taken == [True, False, True, False, True, True, True]
+        with pytest.raises(psycopg.errors.CheckViolation):
+            conn.execute(take, (None, "2026-02-26T02:00:00Z"))
 
 
 def test_again_does_nothing(migrated):

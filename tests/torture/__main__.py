@@ -1,4 +1,4 @@
-"""`python -m tests.torture [kill|kill-s3|faults|patience|disk|fuzz|bombs|tamper …] [--runs N] [--seed S]`: the long forms of the campaigns.
+"""`python -m tests.torture [kill|kill-s3|faults|patience|disk|fuzz|bombs|years|cadence|tamper …] [--runs N] [--seed S]`: the long forms of the campaigns.
 
 Prints what each found, then all of it as the table of docs/RELIABILITY.md. Ends with 1 when a promise was broken.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from coldstore.config import read_file
 from coldstore.postgres.embedded import EmbeddedPostgres
 from tests.servers import gcs_server, weed_server
-from tests.torture import disk, faults, fuzz, kill, tamper
+from tests.torture import disk, faults, fuzz, kill, tamper, years
 from tests.torture.chaos import chaos_proxy
 from tests.torture.summary import Summary
 from tests.torture.victim import victims
@@ -62,6 +62,14 @@ def bombs(world: World, _seed: int, runs: int) -> Iterator[Summary]:
     yield fuzz.bombs(world.folder, size=runs << 30, megabytes=1500)
 
 
+def schedules(world: World, seed: int, runs: int) -> Iterator[Summary]:
+    yield years.campaign(world.postgres.createdb(f"years_{seed}"), seed=seed, runs=runs)
+
+
+def every_minute(_world: World, seed: int, runs: int) -> Iterator[Summary]:
+    yield years.every_minute(seed=seed, runs=runs)
+
+
 #: name → (the campaign, what `--runs` is unless told otherwise, what it counts)
 CAMPAIGNS: dict[str, tuple[Callable[[World, int, int], Iterator[Summary]], int, str]] = {
     "kill": (kill_local, 700, "kills"),
@@ -71,6 +79,8 @@ CAMPAIGNS: dict[str, tuple[Callable[[World, int, int], Iterator[Summary]], int, 
     "disk": (full_disk, 500, "disks"),
     "fuzz": (wrong_bytes, 100_000, "inputs"),
     "bombs": (bombs, 10, "GiB"),
+    "years": (schedules, 5000, "instants"),
+    "cadence": (every_minute, 60, "cron expressions, each in seven zones"),
     "tamper": (tamper.campaign, 20_000, "flipped bytes of a large document"),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from coldstore.codec.compress import codec_of, decode_stream
 from coldstore.document import model
 from coldstore.errors import CorruptManifest
-from tests.torture import bomb, disk, faults, fuzz, kill
+from tests.torture import bomb, disk, faults, fuzz, kill, years
 from tests.torture.chaos import chaos_proxy
 from tests.torture.summary import Summary
 from tests.unit import samples
@@ -58,6 +58,14 @@ def test_a_full_disk(world, seed):
         pytest.skip(str(exc))
     held(summary, runs=16)
     assert sum(n for outcome, n in summary.outcomes.items() if "good" not in outcome) > 2
+
+
+def test_years_of_schedules(empty_database, seed):
+    held(years.campaign(empty_database, seed=seed, runs=40), runs=40)
+
+
+def test_years_of_minutes(seed):
+    held(years.every_minute(seed=seed, runs=1, days=60), runs=7)
 
 
 def test_wrong_bytes(seed):

@@ -34,7 +34,7 @@ def test_every_setting_has_one_place():
     """In a section of the file, or, being a secret, in none; and a description for the reference."""
     placed = [name for names in SECTIONS.values() for name in names]
     assert len(placed) == len(set(placed))
-    assert set(Settings.model_fields) - set(placed) == {"database_url", "api_key", "key", "signing_key", "tiers"}
+    assert set(Settings.model_fields) - set(placed) == {"database_url", "api_key", "key", "signing_key", "runs_url", "tiers"}
     assert all(field.description for field in Settings.model_fields.values())
 
 
@@ -178,8 +178,8 @@ def test_assertions_of_a_drill(monkeypatch):
     ("text", "message", "hint"),
     [
         ("[[drill.assertions]]\nname = 'a'\nsql = 'x'", r"unknown key 'assertions' in \[drill\]", "assert"),
-        ("[[drill.assert]]\nname = 'a'", r"\[drill\] assertions.0.sql of coldstore.toml: field required", "configuration.md"),
-        ("[[drill.assert]]\nname = 'a'\nsql = ''", r"\[drill\] assertions.0.sql of coldstore.toml: string should have", "configuration.md"),
+        ("[[drill.assert]]\nname = 'a'", r"\[drill\] assert.0.sql of coldstore.toml: field required", "configuration.md"),
+        ("[[drill.assert]]\nname = 'a'\nsql = ''", r"\[drill\] assert.0.sql of coldstore.toml: string should have", "configuration.md"),
         ("[[drill.assert]]\nname = 'a'\nsql = 'x'\nsqll = 'y'", r"unknown key 'assertions.0.sqll'", "Did you mean sql"),
         ("[drill]\nassertion_timeout = 0", r"\[drill\] assertion_timeout of coldstore.toml", "configuration.md"),
         ("[restore]\nassertion_timeout = 1", "'assertion_timeout' is in the wrong place", "[drill]"),
@@ -190,3 +190,62 @@ def test_assertions_that_cannot_be(text, message, hint):
     with pytest.raises(ConfigError, match=message) as caught:
         load()
     assert hint in str(caught.value.hint)
+
+
+# --- keys and signatures -----------------------------------------------------------------------------------------------------------
+
+
+def test_lists_have_commas_in_the_environment(monkeypatch):
+    Path("coldstore.toml").write_text('[encryption]\nkey_rings = ["local"]\n[signing]\ntrusted_keys = ["did:key:zA"]\n')
+    settings = load()
+    assert (settings.key_rings, settings.trusted_keys, settings.ring_specs()) == (["local"], ["did:key:zA"], ("local",))
+    monkeypatch.setenv("COLD_STORE_KEY_RINGS", "local:a b, aws-kms:alias/x ,")
+    monkeypatch.setenv("COLD_STORE_TRUSTED_KEYS", "did:key:zB,did:key:zC")
+    settings = load()
+    assert settings.ring_specs() == ("local:a b", "aws-kms:alias/x")
+    assert settings.trusted_keys == ["did:key:zB", "did:key:zC"]
+
+
+def test_paths_of_a_file_are_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    (folder / "c.toml").write_text(
+        '[encryption]\nkey_rings = ["local:keys", "local:/abs/keys", "local:~/k", "local", "aws-kms:local:x", "gcp-kms:projects/p"]\n'
+        '[signing]\nsigning_key_file = "sub/signing"\n[store]\npath = "store"\n'
+    )
+    settings = load(config=folder / "c.toml")
+    assert settings.key_rings == [
+        *[f"local:{folder}/keys", "local:/abs/keys", f"local:{tmp_path}/home/k", "local", "aws-kms:local:x", "gcp-kms:projects/p"]
+    ]
+    assert (settings.signing_key_file, settings.path) == (f"{folder}/sub/signing", f"{folder}/store")
+    monkeypatch.setenv("COLD_STORE_KEY_RINGS", "local:keys")
+    monkeypatch.setenv("COLD_STORE_SIGNING_KEY_FILE", "signing")
+    settings = load(config=folder / "c.toml")
+    assert (settings.key_rings, settings.signing_key_file) == (["local:keys"], "signing")  # as the shell's folder has it
+
+
+def test_a_key_in_the_environment_is_a_ring(monkeypatch):
+    assert load().ring_specs() == ()
+    monkeypatch.setenv("COLD_STORE_KEY", "coldstore-key-1:hidden-key")
+    monkeypatch.setenv("COLD_STORE_SIGNING_KEY", "coldstore-signing-key-1:hidden-key")
+    settings = load()
+    assert settings.ring_specs() == ("local",)
+    assert "hidden" not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+@pytest.mark.parametrize("name", ["key", "signing_key"])
+def test_a_key_does_not_belong_into_the_file(name):
+    for section in ("encryption", "signing"):
+        Path("coldstore.toml").write_text(f'[{section}]\n{name} = "hidden-word"\n')
+        with pytest.raises(ConfigError) as caught:
+            load()
+        assert "hidden" not in str(caught.value) + str(caught.value.hint)
+        assert f"COLD_STORE_{name.upper()}" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["[signing]\ntrusted_keys = 7\n", "[encryption]\nkey_rings = [1]\n", "[store]\nretain_days = 0\n"])
+def test_keys_and_dates_that_cannot_be(text):
+    Path("coldstore.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"^\[(signing|encryption|store)\] "):
+        load()
