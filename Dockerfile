@@ -13,7 +13,7 @@ COPY --from=build /wheels /wheels
 # The tested versions, where the checkout has them on file; the wildcard lets the build do without.
 COPY constraints.tx[t] /wheels/
 RUN touch /wheels/constraints.txt \
-    && pip install --no-cache-dir --constraint /wheels/constraints.txt "$(echo /wheels/coldstore-*.whl)" \
+    && pip install --no-cache-dir --constraint /wheels/constraints.txt "$(echo /wheels/coldstore-*.whl)[server]" \
     && rm -rf /wheels
 USER coldstore
 WORKDIR /var/lib/coldstore

@@ -1,21 +1,20 @@
-"""Commands that stay: the scheduler, and what it will do."""
+"""Commands that stay: the HTTP API, the scheduler, and what it will do."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from contextlib import closing, suppress
-from datetime import UTC, datetime
+from contextlib import closing
+from datetime import datetime
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
-import msgspec
 import typer
 
 from coldstore import terminal
-from coldstore.cli.common import Config, Database, Json, StoreUrl, app, opened, print_json
-from coldstore.config import Settings
+from coldstore.cli.common import Config, Database, Json, StoreUrl, app, opened, print_json, say_json, say_line
+from coldstore.config import Settings, load
 from coldstore.errors import ConfigError
 from coldstore.postgres.schedules import ScheduleRow
 
@@ -39,7 +38,10 @@ def run_scheduler(
         return
     from coldstore.perform import scheduler
 
-    with opened(config, url=store_url, database_url=database) as store, scheduler(store.settings, say=_json if json else _line) as service:
+    with (
+        opened(config, url=store_url, database_url=database) as store,
+        scheduler(store.settings, say=say_json if json else say_line) as service,
+    ):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
                 signal.signal(number, lambda *_: service.stop())
@@ -50,16 +52,36 @@ def run_scheduler(
         raise typer.Exit(_TERMINATED)
 
 
-def _line(message: str, /, **_: object) -> None:
-    with suppress(OSError):
-        sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {terminal.printable(message)}\n")
-        sys.stderr.flush()
+@app.command()
+def serve(
+    *,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen at. Default: `host` of [server], 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Port to listen at. Default: `port` of [server], 8000.")
+    ] = None,
+    with_scheduler: Annotated[bool, typer.Option("--scheduler", help="Run the scheduler in the same process.")] = False,
+    store_url: StoreUrl = None,
+    database: Database = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Serve the admin HTTP API, until SIGTERM or Ctrl-C. It needs a key: COLD_STORE_API_KEY.
 
-
-def _json(message: str, /, **facts: object) -> None:
-    with suppress(OSError):
-        sys.stdout.write(msgspec.json.encode({"at": datetime.now(UTC), "message": message, **facts}).decode() + "\n")
+    What happens is told on standard error, a line each; with --json on standard output, one JSON object a line. When stopped it takes no
+    more requests, waits for what is under way, up to `stop_seconds`, and then gives it up: exit code 143 instead of 0. Stopped twice it
+    does not wait.
+    """
+    settings = load(config=config, flags={"url": store_url, "database_url": database, "server_host": host, "server_port": port})
+    try:
+        from coldstore.http.serve import serve as run
+    except ModuleNotFoundError as exc:
+        raise ConfigError(
+            f"the HTTP API needs {exc.name}, which is not installed",
+            hint="Install coldstore with its extra: pip install 'coldstore[server]'.",
+        ) from exc
+    if not run(settings, say=say_json if json else say_line, with_scheduler=with_scheduler):
         sys.stdout.flush()
+        os._exit(_TERMINATED)  # a run that does not listen; Python would wait for its threads
 
 
 @scheduler_app.command("list")
