@@ -2,11 +2,9 @@
 
     tiers → one consistent moment → chunks of rows → document lines → frames → codec, seal → store → manifest → pointers
 
-`restore.py` is the same steps the other way round. Nothing here depends on the size of the data but the time: readers run ahead of the
-writer by a bounded number of batches, and frames are written in the order in which they stand in the document.
-
-The manifest commits. Whatever fails before it leaves at most an object that no manifest names; whatever fails after it leaves a good
-snapshot whose pointers are behind, and pointers can be made anew.
+`restore.py` is the same steps the other way round. Here are those up to the frames; `commit.py`, which others share, has the rest. Nothing
+depends on the size of the data but the time: readers run ahead of the writer by a bounded number of batches, and frames are written in the
+order in which they stand in the document.
 """
 
 from __future__ import annotations
@@ -15,62 +13,48 @@ import heapq
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
 from itertools import chain, groupby
 from operator import itemgetter
 
 import msgspec
 
 from coldstore import __version__
-from coldstore.catalog import Heads, point_latest, rfc3339, write_checkpoint
-from coldstore.codec.compress import Codec
-from coldstore.codec.digest import format_digest
-from coldstore.codec.pipeline import DocumentSums, StoredFrame, encode, ordered_map
-from coldstore.codec.seal import CIPHER, DataKey
-from coldstore.codec.seal import SUFFIX as SEALED
-from coldstore.codec.sign import SigningKey
+from coldstore.catalog import Heads, rfc3339, scope_of
+from coldstore.commit import Draft, Tally, WriteOptions
 from coldstore.document import model
 from coldstore.document.writer import DocumentWriter, PlainFrame, RowBatch, batches
-from coldstore.errors import NotFound, ObjectExists, ObjectLocked, StoreError
-from coldstore.gate import suspicion
-from coldstore.keyrings.open import wrap_for_all
-from coldstore.keyrings.ring import KeyRing
+from coldstore.errors import ColdStoreError, KeyRingError, NotFound, StoreError
+from coldstore.postgres import capture
 from coldstore.postgres.introspect import Relation
-from coldstore.postgres.parallel import Job, read_ahead, read_batches
+from coldstore.postgres.parallel import read_ahead, read_batches
 from coldstore.postgres.read import chunk_query, chunks, copy_owned_lines, scope_query
 from coldstore.postgres.source import Moment, Source
 from coldstore.progress import Progress, silent
 from coldstore.storage import layout
-from coldstore.storage.store import RetainMode, Retention, Store
+from coldstore.storage.store import Store
 from coldstore.tiers import EVERYBODY, Scope, Tier
 
-_CLASHES = 1000  # so many milliseconds in a row cannot all be taken by honest snapshots
 _OWNED_BATCH = 256 << 10  # bytes of rows that a sorted stream hands over at once
 _OWNED_AHEAD = 8
+#: What one user's snapshot may fail by and leave the others'. Whatever concerns reading concerns all of them.
+_ONES_OWN = (StoreError, KeyRingError)
+_HOPELESS = 20  # failures in a row, after which it is not the users
 
 
 @dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """How to write. `readers`: connections for everybody's memory. `frame_size`: plain bytes. `vectors`: text or hex. `writers`:
-    documents written at once by `snapshot_each_user`. `allow_empty`: a scope without any row is no error. `rings`: who can open what is
-    written; none, and it is not sealed. `retain_days`: how long nobody may delete it. `max_fall`: the share of rows by which it may be
-    smaller than the one before and not be suspect; `accept`: it is good whatever it holds."""
+class ExportOptions(WriteOptions):
+    """How to read, and how to write. `readers`: connections for everybody's memory. `vectors`: text or hex. `writers`: documents written
+    at once by `snapshot_each_user`. `allow_empty`: a scope without any row is no error. `keep_days`: how long an incremental snapshot may
+    build on one that nobody has built on yet."""
 
-    codec: Codec = field(default_factory=Codec)
     vectors: str = "text"
     readers: int = 2
-    encoders: int = 2
     writers: int = 4
-    frame_size: int = 4 << 20
     allow_empty: bool = False
-    rings: tuple[KeyRing, ...] = ()
-    signer: SigningKey | None = None
-    retain_days: int | None = None
-    retain_mode: RetainMode = "governance"
-    max_fall: float = 0.5
-    accept: bool = False
+    keep_days: int = 7
 
 
 def snapshot(
@@ -88,13 +72,15 @@ def snapshot(
     options = options or ExportOptions()
     started = time.monotonic()
     with source.moment(tiers, vectors=options.vectors, sizes=scope == EVERYBODY) as moment:
-        tables = _Tables.of(moment, scope)
+        tables = Tables.of(moment, scope)
 
         def read() -> Generator[tuple[int, RowBatch]]:
-            return _rows(moment, tables, scope, options)
+            return rows_of(moment, tables, scope, options)
 
-        draft = _Draft(store, moment, tables, scope, label, options, started, Heads(store))
-        return draft.publish(lambda tally: _frames(tables, read(), tally, options.frame_size, progress))
+        draft = _draft(store, moment, tables, scope, label, options, started, Heads(store))
+        manifest = draft.publish(lambda tally: frames(tables.arrays, read(), tally, options.frame_size, progress))
+    remember(source, heads_of(manifest), options, progress)
+    return manifest
 
 
 def snapshot_each_user(
@@ -104,9 +90,11 @@ def snapshot_each_user(
     tiers: Sequence[Tier],
     label: str | None = None,
     options: ExportOptions | None = None,
+    failed: Callable[[str, ColdStoreError], None] | None = None,
     progress: Progress = silent,
 ) -> Iterator[model.Manifest]:
-    """One snapshot for each user that occurs in any tier, all of one moment.
+    """One snapshot for each user that occurs in any tier, all of one moment. `failed` is told of a user whose snapshot cannot be written,
+    and the others are; without it, or when too many fail in a row, that error is raised.
 
     Every tier is read once, sorted by uid, and the streams are merged: the cost does not grow with users times tables, and needs no
     index. Documents are written by several threads. Rows without a uid are in nobody's document; `progress.note` tells how many.
@@ -114,26 +102,55 @@ def snapshot_each_user(
     options = options or ExportOptions()
     started = time.monotonic()  # each of them takes from the moment until it is written: nobody saw it before
     with source.moment(tiers, vectors=options.vectors) as moment:
-        tables = _Tables.of(moment, Scope.user(""))
+        tables = Tables.of(moment, Scope.user(""))
         for relation in tables.relations:
             if orphans := moment.rows_without_owner(relation):
                 name = relation.table.table.name
                 progress.note(f"{orphans} rows of {name} have no {relation.table.uid_column}: only an all-user snapshot holds them")
-        yield from _each_user(store, moment, tables, label, options, started, progress)
+        written: list[tuple[Scope, capture.Head]] = []
+        for manifest in _each_user(store, moment, tables, label, options, started, failed, progress):
+            written += heads_of(manifest)
+            yield manifest
+    remember(source, written, options, progress)
+
+
+def heads_of(manifest: model.Manifest) -> list[tuple[Scope, capture.Head]]:
+    """What an incremental snapshot may build on: nothing, where changes are not recorded or the snapshot is suspect."""
+    database = manifest.database
+    if manifest.suspect is not None or database is None or database.capture is None:
+        return []
+    return [(scope_of(manifest), capture.Head(manifest.id, manifest.checksum, database.snapshot))]
+
+
+def remember(source: Source, heads: Sequence[tuple[Scope, capture.Head]], options: ExportOptions, progress: Progress) -> None:
+    """Let the database know what was written, and forget the changes that nobody needs any more. What fails here is worth a note: the
+    snapshots are written."""
+    if not heads:
+        return
+    try:
+        with source.connection() as conn:
+            if not capture.set_heads(conn, heads):
+                progress.note(
+                    "while this was written, changes were forgotten that an incremental snapshot would need: it will ask for a full one"
+                )
+            if source.due_to_clean():
+                capture.clean(conn, keep=timedelta(days=options.keep_days))
+    except ColdStoreError as exc:
+        progress.note(f"an incremental snapshot will ask for a full one: the database does not know of this one: {exc}")
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Tables:
+class Tables:
     """The tables a scope's document holds, and the tiers it cannot hold because they do not say whose a row is."""
 
     relations: list[Relation]
     schema: model.Schema
 
     @classmethod
-    def of(cls, moment: Moment, scope: Scope) -> _Tables:
+    def of(cls, moment: Moment, scope: Scope) -> Tables:
         def holds(table: model.Table) -> bool:
             return scope.kind == "all" or bool(table.uid_column if scope.kind == "uid" else table.workspace_column)
 
@@ -153,41 +170,34 @@ class _Tables:
         )
         return cls(relations, schema)
 
+    @property
+    def arrays(self) -> list[tuple[str, str]]:
+        """(tier, array) in the order of the document."""
+        return [(r.table.tier, r.table.array) for r in self.relations]
 
-def _rows(moment: Moment, tables: _Tables, scope: Scope, options: ExportOptions) -> Generator[tuple[int, RowBatch]]:
+
+def rows_of(moment: Moment, tables: Tables, scope: Scope, options: ExportOptions) -> Generator[tuple[int, RowBatch]]:
     """(number of the tier, batch) in the order of the document."""
-    jobs: list[Job] = []
-    for number, relation in enumerate(tables.relations):
-        if scope == EVERYBODY:
-            jobs += [(number, relation, chunk_query(relation, c, scope)) for c in chunks(relation, size=options.frame_size)]
-        else:
-            jobs.append((number, relation, scope_query(relation, scope)))
-    readers = max(1, min(options.readers, len(jobs))) if scope == EVERYBODY else 1
-    return read_batches(moment.connections(readers), jobs, batch_size=options.frame_size, check_utf8=moment.check_utf8)
+    if scope != EVERYBODY:
+        jobs = ((number, relation, scope_query(relation, scope)) for number, relation in enumerate(tables.relations))
+        return read_batches(moment.connections(1), jobs, batch_size=options.frame_size, check_utf8=moment.check_utf8)
+    # The queries are made one by one: thousands of them would take more memory than the rows in flight.
+    parts = [(number, r, chunk) for number, r in enumerate(tables.relations) for chunk in chunks(r, size=options.frame_size)]
+    connections = moment.connections(max(1, min(options.readers, len(parts))))
+    jobs = ((number, relation, chunk_query(relation, chunk, scope)) for number, relation, chunk in parts)
+    return read_batches(connections, jobs, batch_size=options.frame_size, check_utf8=moment.check_utf8)
 
 
-@dataclass(slots=True)
-class _Tally:
-    """Rows and digest of each tier, in the order of the document."""
-
-    rows: list[int]
-    digests: list[int]
-
-    def add(self, tier: int, batch: RowBatch) -> None:
-        self.rows[tier] += batch.rows
-        self.digests[tier] += batch.digest
-
-
-def _frames(
-    tables: _Tables, rows: Generator[tuple[int, RowBatch]], tally: _Tally, frame_size: int, progress: Progress
+def frames(
+    arrays: Sequence[tuple[str, str]], rows: Generator[tuple[int, RowBatch]], tally: Tally, frame_size: int, progress: Progress
 ) -> Generator[PlainFrame]:
     """The document after its header. Closes `rows`: readers must not go on when the writer has stopped."""
-    document = DocumentWriter([r.table.array for r in tables.relations], frame_size=frame_size)
+    document = DocumentWriter([array for _, array in arrays], frame_size=frame_size)
     with closing(rows):
         by_tier = groupby(rows, key=itemgetter(0))
         ahead = next(by_tier, None)
-        for number, relation in enumerate(tables.relations):
-            progress.start(relation.table.tier)
+        for number, (tier, _) in enumerate(arrays):
+            progress.start(tier)
             document.open()
             if ahead and ahead[0] == number:
                 for _, batch in ahead[1]:
@@ -202,150 +212,48 @@ def _frames(
 # --- writing -----------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A snapshot that is not committed yet."""
-
-    store: Store
-    moment: Moment
-    tables: _Tables
-    scope: Scope
-    label: str | None
-    options: ExportOptions
-    started: float
-    heads: Heads
-
-    def publish(self, frames: Callable[[_Tally], Generator[PlainFrame]]) -> model.Manifest:
-        """Write document, manifest and pointers under the first free millisecond. `frames` is asked anew for each try."""
-        for timestamp in range(self.moment.timestamp, self.moment.timestamp + _CLASHES):
-            try:
-                manifest = self._write(timestamp, frames)
-            except ObjectExists:
-                continue
-            point_latest(self.store, manifest)
-            if self.label is not None and manifest.suspect is None:
-                write_checkpoint(self.store, manifest)
-            return manifest
-        raise StoreError(f"{_CLASHES} snapshots of {self.scope} are dated after {rfc3339(self.moment.timestamp)}", op="snapshot")
-
-    def _write(self, timestamp: int, frames: Callable[[_Tally], Generator[PlainFrame]]) -> model.Manifest:
-        header = self._header(timestamp)
-        previous = self.heads.before(self.scope, timestamp)
-        data_key = DataKey.new(header.id) if self.options.rings else None
-        sealing = data_key and self._sealing(data_key)  # first: a key ring that does not answer should cost no upload
-        key = layout.document_key(header.id, self.options.codec.suffix + (SEALED if data_key else ""))
-        retain = self._retention(timestamp)
-        tally = _Tally([0] * len(self.tables.relations), [0] * len(self.tables.relations))
-        sums = DocumentSums()
-        codec = self.options.codec
-        first = DocumentWriter([], frame_size=0).header(header)
-
-        def stored_frame(numbered: tuple[int, PlainFrame]) -> StoredFrame:
-            return encode(numbered[1], codec, data_key, number=numbered[0])
-
-        with self.store.create(key, retain=retain) as out, closing(frames(tally)) as body:
-            with closing(ordered_map(stored_frame, enumerate(chain([first], body)), workers=self._encoders())) as encoded:
-                for stored in encoded:
-                    for piece in stored.pieces:
-                        out.write(piece)
-                    sums.add(stored)
-            self._refuse_nothing(tally)
-        manifest = msgspec.structs.replace(
-            self._manifest(header, key, tally, sums, data_key),
-            suspect=self._suspicion(tally),
-            previous=previous,
-            sealing=sealing,
-            retained=_retained(self.store, retain),
-        )
-        manifest = model.complete(manifest, signer=self.options.signer)
-        try:
-            with self.store.create(layout.manifest_key(header.id), retain=retain) as out:
-                out.write(model.encode_manifest(manifest))
-        except ObjectExists:
-            with suppress(ObjectLocked):  # it stays, as an orphan, until its date
-                self.store.delete(key)  # ours: a snapshot with another codec has the same id
-            raise
-        return manifest
-
-    def _suspicion(self, tally: _Tally) -> str | None:
-        if self.options.accept:
-            return None
-        now = {r.table.tier: rows for r, rows in zip(self.tables.relations, tally.rows, strict=True)}
-        return suspicion(self.heads.rows(self.scope), now, max_fall=self.options.max_fall, everybody=self.scope == EVERYBODY)
-
-    def _retention(self, timestamp: int) -> Retention | None:
-        days = self.options.retain_days
-        if days is None:
-            return None
-        until = datetime.fromtimestamp(timestamp // 1000 + 1, UTC) + timedelta(days=days)
-        return Retention(until, self.options.retain_mode)
-
-    def _encoders(self) -> int:
-        return self.options.encoders if self.scope == EVERYBODY else 0
-
-    def _refuse_nothing(self, tally: _Tally) -> None:
-        if self.scope != EVERYBODY and not any(tally.rows) and not self.options.allow_empty:
+def _draft(
+    store: Store, moment: Moment, tables: Tables, scope: Scope, label: str | None, options: ExportOptions, started: float, heads: Heads
+) -> Draft:
+    def refuse_nothing(tally: Tally) -> None:
+        if scope != EVERYBODY and not any(tally.rows) and not options.allow_empty:
             raise NotFound(
-                f"there is not one row of {self.scope}",
+                f"there is not one row of {scope}",
                 hint="Check the spelling, or the tiers' `uid` columns. --allow-empty takes an empty snapshot.",
             )
 
-    def _header(self, timestamp: int) -> model.Header:
-        return model.Header(
-            format=model.FORMAT,
-            snapshot_at=rfc3339(timestamp),
-            uid=self.scope.uid,
-            workspace=self.scope.workspace,
-            id=layout.snapshot_id(self.scope, timestamp),
-            kind="full",
-            label=self.label,
-            generator=f"coldstore {__version__}",
-            database=self.moment.database,
-            schema=self.tables.schema,
-        )
-
-    def _manifest(self, header: model.Header, key: str, tally: _Tally, sums: DocumentSums, data_key: DataKey | None) -> model.Manifest:
-        def masked(digest: str, name: str) -> str:
-            return digest if data_key is None else data_key.mask(digest, name)
-
-        return model.Manifest(
-            **msgspec.structs.asdict(header),
-            document=key,
-            codec=self.options.codec.name,
-            bytes=sums.plain_bytes,
-            stored_bytes=sums.stored_bytes,
-            sha256=sums.stored_sha256,
-            plain_sha256=masked(sums.plain_sha256, "plainSha256"),
-            tiers=[
-                model.TierSummary(
-                    tier=r.table.tier,
-                    array=r.table.array,
-                    rows=rows,
-                    digest=masked(format_digest(digest), f"digest {r.table.array}"),
-                )
-                for r, rows, digest in zip(self.tables.relations, tally.rows, tally.digests, strict=True)
-            ],
-            frames=sums.frames,
-            seconds=round(time.monotonic() - self.started, 6),
-        )
-
-    def _sealing(self, data_key: DataKey) -> model.Sealing:
-        wrapped = wrap_for_all(self.options.rings, data_key.secret, context=data_key.snapshot)
-        return model.Sealing(cipher=CIPHER, nonce=data_key.nonce.hex(), check=data_key.check, keys=wrapped)
+    header = header_of(moment, tables, scope, label)
+    return Draft(store, header, moment.timestamp, tables.arrays, options, started, heads, refuse_nothing)
 
 
-def _retained(store: Store, retain: Retention | None) -> model.Retained | None:
-    if retain is None:
-        return None
-    mode = retain.mode if store.enforces_retention else "advisory"
-    return model.Retained(until=rfc3339(int(retain.until.timestamp()) * 1000), mode=mode)
+def header_of(moment: Moment, tables: Tables, scope: Scope, label: str | None) -> model.Header:
+    """Of a full snapshot."""
+    return model.Header(
+        format=model.FORMAT,
+        snapshot_at=rfc3339(moment.timestamp),
+        uid=scope.uid,
+        workspace=scope.workspace,
+        id=layout.snapshot_id(scope, moment.timestamp),
+        kind="full",
+        label=label,
+        generator=f"coldstore {__version__}",
+        database=moment.database,
+        schema=tables.schema,
+    )
 
 
 # --- each user ---------------------------------------------------------------------------------------------------------------------
 
 
 def _each_user(
-    store: Store, moment: Moment, tables: _Tables, label: str | None, options: ExportOptions, started: float, progress: Progress
+    store: Store,
+    moment: Moment,
+    tables: Tables,
+    label: str | None,
+    options: ExportOptions,
+    started: float,
+    failed: Callable[[str, ColdStoreError], None] | None,
+    progress: Progress,
 ) -> Iterator[model.Manifest]:
     connections = moment.connections(len(tables.relations))
     heads = Heads(store, everybody=True)
@@ -354,30 +262,46 @@ def _each_user(
         read_ahead(connections, sources, depth=_OWNED_AHEAD) as streams,
         ThreadPoolExecutor(options.writers, thread_name_prefix="coldstore-user") as pool,
     ):
-        writing: list[Future[model.Manifest]] = []
+        writing: list[tuple[str, Future[model.Manifest]]] = []
+        in_a_row = 0
+
+        def settled() -> Iterator[model.Manifest]:
+            nonlocal in_a_row
+            uid, future = writing.pop(0)
+            try:
+                manifest = future.result()
+            except _ONES_OWN as exc:
+                in_a_row += 1
+                if failed is None or in_a_row >= _HOPELESS:
+                    raise
+                failed(uid, exc)
+            else:
+                in_a_row = 0
+                yield manifest
+
         try:
             for uid, rows in _merge(streams):
-                draft = _Draft(store, moment, tables, Scope.user(uid), label, options, started, heads)
+                draft = _draft(store, moment, tables, Scope.user(uid), label, options, started, heads)
                 small, rest = _take(rows, options.frame_size)
                 if rest is None:
-                    writing.append(pool.submit(_publish_user, draft, small, progress))
+                    writing.append((uid, pool.submit(_publish_user, draft, tables, small, progress)))
                 else:
                     # Too much memory for one user to hold: it streams through here, and cannot be read twice.
                     once = chain(small, rest)
-                    writing.append(_done(_publish_user(draft, once, progress)))
-                while len(writing) > 2 * options.writers or (writing and writing[0].done()):
-                    yield writing.pop(0).result()
+                    writing.append((uid, _here(_publish_user, draft, tables, once, progress)))
+                while len(writing) > 2 * options.writers or (writing and writing[0][1].done()):
+                    yield from settled()
             while writing:
-                yield writing.pop(0).result()
+                yield from settled()
         finally:
-            for future in writing:
+            for _, future in writing:
                 future.cancel()
 
 
-def _publish_user(draft: _Draft, rows: Iterable[tuple[int, bytes]], progress: Progress) -> model.Manifest:
+def _publish_user(draft: Draft, tables: Tables, rows: Iterable[tuple[int, bytes]], progress: Progress) -> model.Manifest:
     asked = False
 
-    def frames(tally: _Tally) -> Generator[PlainFrame]:
+    def anew(tally: Tally) -> Generator[PlainFrame]:
         nonlocal asked
         if asked and not isinstance(rows, list):
             raise StoreError(
@@ -387,10 +311,10 @@ def _publish_user(draft: _Draft, rows: Iterable[tuple[int, bytes]], progress: Pr
             )
         asked = True
         grouped = ((tier, batch) for tier, group in groupby(rows, key=itemgetter(0)) for batch in batches((r for _, r in group), size=size))
-        return _frames(draft.tables, grouped, tally, size, _Rows(progress))
+        return frames(tables.arrays, grouped, tally, size, _Rows(progress))
 
     size = draft.options.frame_size
-    return draft.publish(frames)
+    return draft.publish(anew)
 
 
 class _Rows:
@@ -404,9 +328,13 @@ class _Rows:
         pass
 
 
-def _done(manifest: model.Manifest) -> Future[model.Manifest]:
+def _here(write: Callable[..., model.Manifest], *args: object) -> Future[model.Manifest]:
+    """As the pool's `submit`, in this thread."""
     future: Future[model.Manifest] = Future()
-    future.set_result(manifest)
+    try:
+        future.set_result(write(*args))
+    except _ONES_OWN as exc:
+        future.set_exception(exc)
     return future
 
 

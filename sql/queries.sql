@@ -10,7 +10,13 @@ SELECT
     current_setting('server_version') AS server_version,
     pg_catalog.pg_current_snapshot()::text AS snapshot,
     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS milliseconds,
-    current_setting('server_encoding') AS encoding
+    current_setting('server_encoding') AS encoding,
+    (SELECT d.oid::bigint FROM pg_catalog.pg_database d WHERE d.datname = current_database()) AS oid,
+    CASE WHEN has_function_privilege('pg_catalog.pg_control_checkpoint()', 'EXECUTE')
+         THEN (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()) ELSE 0 END AS timeline,
+    -- Not on a standby, which does not know its own transactions; nor for a role that may not look.
+    NOT pg_is_in_recovery() AND CASE WHEN has_schema_privilege(to_regnamespace('coldstore'), 'USAGE')
+                                     THEN to_regclass('coldstore.changes') IS NOT NULL ELSE false END AS captured
 
 -- name: relations
 -- One row per table: what it is, who may read it, and how a partitioned one is cut.
@@ -319,6 +325,28 @@ SELECT id::text, kind, trigger, scope, uid, workspace, state, schedule, slot, st
        extract(epoch FROM finished_at - started_at)::float8 AS seconds, snapshot_id, rows, bytes, error, details
 FROM coldstore.runs WHERE id = %(id)s
 
+-- name: run_answered
+-- Who asked for it stands in `details`; there is no index on that, but on when it began.
+SELECT id::text, kind, trigger, scope, uid, workspace, state, schedule, slot, started_at, finished_at, heartbeat_at,
+       extract(epoch FROM finished_at - started_at)::float8 AS seconds, snapshot_id, rows, bytes, error, details
+FROM coldstore.runs
+WHERE started_at > clock_timestamp() - make_interval(secs => %(hours)s * 3600) AND details @> %(asked)s
+ORDER BY started_at DESC
+LIMIT 1
+
+-- name: run_figures
+-- Of each kind and scope, among the runs begun since: the last good one, how many are going, and when the oldest of those and the newest of
+-- all began; there is a row also when there is no run. The arrays compare by their first member, the moment it ended. Not `>=`: of what lies
+-- between two moments the planner expects little, and takes the index.
+SELECT extract(epoch FROM n.now)::float8 AS now, r.*
+FROM (SELECT clock_timestamp() AS now) n
+LEFT JOIN (SELECT kind, scope, count(*) FILTER (WHERE state = 'running') AS running, max(started_at) AS newest,
+                  min(started_at) FILTER (WHERE state = 'running') AS oldest,
+                  max(ARRAY[extract(epoch FROM finished_at)::float8, bytes::float8]) FILTER (WHERE state = 'succeeded') AS good
+           FROM coldstore.runs
+           WHERE started_at BETWEEN %(since)s::timestamptz AND 'infinity'
+           GROUP BY kind, scope) r ON true
+
 -- name: runs
 -- Newest first; with `before`, what stands behind that run.
 SELECT id::text, kind, trigger, scope, uid, workspace, state, schedule, slot, started_at, finished_at, heartbeat_at,
@@ -400,3 +428,102 @@ ORDER BY a.id
 -- name: schedule_ran
 -- `at`: when it ran; null where it did not. Only what coldstore keeps there: `updated_at` is whoever edits the row's.
 UPDATE public.scheduled_agents SET last_run_at = coalesce(%(at)s::timestamptz, last_run_at), last_run_error = %(error)s WHERE id::text = %(id)s
+
+-- name: capture
+-- One row per table, partition and heir of each tier: whether its changes are recorded by the function meant for it, and a text that
+-- differs as soon as somebody has touched the triggers, the function, the columns (a rewrite fires no trigger) or the tree.
+WITH RECURSIVE tree (root, recorder, oid) AS (
+    SELECT w.oid, to_regprocedure(w.recorder)::oid, w.oid FROM unnest(%(oids)s::oid[], %(recorders)s::text[]) w (oid, recorder)
+    UNION
+    SELECT t.root, t.recorder, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
+)
+SELECT t.root::bigint AS root, t.oid::regclass::text AS name, c.relkind::text AS relkind, c.relpersistence::text AS persistence,
+       (SELECT i.inhparent::regclass::text FROM pg_catalog.pg_inherits i
+         WHERE i.inhrelid = t.oid AND NOT EXISTS (SELECT FROM tree o WHERE o.root = t.root AND o.oid = i.inhparent) LIMIT 1) AS outside,
+       EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = t.oid) AS subscribed,
+       g.events, g.always, p.prosrc AS source,
+       concat_ws(' ', t.oid, p.oid, p.xmin, g.version,
+           (SELECT string_agg(a.attnum || '.' || a.xmin::text, ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = t.oid AND a.attnum > 0),
+           (SELECT string_agg(i.inhparent || '.' || i.xmin::text, ',' ORDER BY i.inhparent) FROM pg_catalog.pg_inherits i
+             WHERE i.inhrelid = t.oid)) AS version
+FROM tree t
+JOIN pg_catalog.pg_class c ON c.oid = t.oid
+LEFT JOIN pg_catalog.pg_proc p ON p.oid = t.recorder AND p.prosecdef
+CROSS JOIN LATERAL (
+    -- Statement triggers, after the event, of one event each: INSERT, DELETE, UPDATE, TRUNCATE.
+    SELECT count(DISTINCT g.tgtype) AS events, bool_and(g.tgenabled = 'A') AS always,
+           string_agg(g.oid || '.' || g.xmin::text, ',' ORDER BY g.oid) AS version
+      FROM pg_catalog.pg_trigger g
+     WHERE g.tgrelid = t.oid AND g.tgfoid = t.recorder AND g.tgtype IN (4, 8, 16, 32) AND g.tgqual IS NULL AND g.tgattr = ''
+) g
+ORDER BY t.root, t.oid
+
+-- name: key_operators
+-- By which operator each column of a primary key equals another value, in the key's order.
+SELECT format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) AS operator
+FROM pg_catalog.pg_index i
+CROSS JOIN LATERAL unnest(i.indclass::oid[]) WITH ORDINALITY u (opclass, place)
+JOIN pg_catalog.pg_opclass k ON k.oid = u.opclass
+JOIN pg_catalog.pg_amop a ON a.amopfamily = k.opcfamily AND a.amoplefttype = k.opcintype AND a.amoprighttype = k.opcintype
+ AND a.amopstrategy = 3
+JOIN pg_catalog.pg_operator o ON o.oid = a.amopopr
+JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+WHERE i.indrelid = %(oid)s AND i.indisprimary
+ORDER BY u.place
+
+-- name: touched
+-- Which tiers have changes of the scope since a snapshot, and whether their table was emptied.
+SELECT c.tier, bool_or(c.key IS NULL) AS emptied
+FROM coldstore.changes c
+WHERE c.xid >= pg_snapshot_xmin(%(parent)s::pg_snapshot)
+  AND NOT pg_visible_in_snapshot(c.xid, %(parent)s::pg_snapshot)
+  AND (c.key IS NULL OR (%(uid)s::text IS NULL OR c.uid = %(uid)s) AND (%(workspace)s::text IS NULL OR c.workspace = %(workspace)s))
+GROUP BY c.tier
+
+-- name: capture_floor
+-- Held by whoever sets a head: under it lies what may have been swept away. Where a copy of a database brought the tables along, they are
+-- not its own.
+SELECT f.snapshot_id = concat(d.oid, '.', 'coldstore.changes'::regclass::oid)
+           AND pg_snapshot_xmax(f.snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) AS own,
+       pg_snapshot_xmin(f.snapshot) <= pg_snapshot_xmin(%(snapshot)s::pg_snapshot) AS above
+FROM coldstore.heads f JOIN pg_catalog.pg_database d ON d.datname = current_database()
+WHERE f.scope = 'floor' FOR SHARE OF f
+
+-- name: adopt_capture
+-- Start anew from a snapshot. Transactions of elsewhere may have ids that are still to come here.
+WITH forgotten AS (DELETE FROM coldstore.heads WHERE scope <> 'floor'),
+     foreign_changes AS (DELETE FROM coldstore.changes WHERE xid >= pg_snapshot_xmax(pg_current_snapshot()))
+UPDATE coldstore.heads f
+   SET snapshot_id = concat(d.oid, '.', 'coldstore.changes'::regclass::oid), snapshot = %(snapshot)s::pg_snapshot
+  FROM pg_catalog.pg_database d WHERE d.datname = current_database() AND f.scope = 'floor'
+
+-- name: set_head
+-- A newer one stays, if it can be: one of elsewhere may have seen transactions that are still to come here.
+INSERT INTO coldstore.heads AS h (scope, snapshot_id, checksum, snapshot, taken_at)
+VALUES (%(scope)s, %(id)s, %(checksum)s, %(snapshot)s::pg_snapshot, clock_timestamp())
+ON CONFLICT (scope) DO UPDATE SET snapshot_id = excluded.snapshot_id, checksum = excluded.checksum, snapshot = excluded.snapshot,
+                                  taken_at = excluded.taken_at
+ WHERE pg_snapshot_xmax(excluded.snapshot) >= pg_snapshot_xmax(h.snapshot)
+    OR pg_snapshot_xmax(h.snapshot) > pg_snapshot_xmax(pg_current_snapshot())
+
+-- name: move_floor
+-- Up to the oldest snapshot that somebody may still build on; never down. The moment noted a while ago counts as one, for the sake of
+-- snapshots that were begun then and have no head yet.
+UPDATE coldstore.heads f SET snapshot = m.snapshot
+FROM (SELECT h.snapshot FROM coldstore.heads h WHERE h.scope <> 'floor' ORDER BY pg_snapshot_xmin(h.snapshot) LIMIT 1) m
+WHERE f.scope = 'floor' AND pg_snapshot_xmin(m.snapshot) > pg_snapshot_xmin(f.snapshot)
+  AND EXISTS (SELECT FROM coldstore.heads n WHERE n.scope = 'next floor' AND n.taken_at <= clock_timestamp() - %(grace)s::interval)
+
+-- name: note_floor
+INSERT INTO coldstore.heads AS h (scope, snapshot_id, checksum, snapshot, taken_at)
+VALUES ('next floor', '', '', pg_current_snapshot(), clock_timestamp())
+ON CONFLICT (scope) DO UPDATE SET snapshot = excluded.snapshot, taken_at = excluded.taken_at
+ WHERE h.taken_at <= clock_timestamp() - %(grace)s::interval
+
+-- name: sweep
+-- One batch of what lies under the floor.
+DELETE FROM coldstore.changes WHERE ctid = ANY (ARRAY(
+    SELECT c.ctid FROM coldstore.changes c
+     WHERE c.xid < (SELECT pg_snapshot_xmin(f.snapshot) FROM coldstore.heads f WHERE f.scope = 'floor')
+     ORDER BY c.xid LIMIT %(limit)s))

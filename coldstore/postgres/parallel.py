@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
@@ -94,36 +94,52 @@ class _Crew:
 
 
 def read_batches(
-    connections: Sequence[Connection], jobs: Sequence[Job], *, batch_size: int, check_utf8: bool = False
+    connections: Sequence[Connection], jobs: Iterable[Job], *, batch_size: int, check_utf8: bool = False
 ) -> Generator[tuple[int, RowBatch]]:
     """(number of the tier, batch of rows) for every job, in the order of `jobs`, read by all `connections` at once.
 
     A reader takes the next job that nobody has. It may be ahead of the consumer by one batch in each of at most two jobs more than
-    there are readers, so memory is bounded by batches, whatever the size of a job.
+    there are readers, so memory is bounded by batches, whatever the size of a job and however many there are.
     """
     crew = _Crew(connections)
-    streams: list[_Stream[RowBatch]] = [_Stream(crew.stop, depth=1) for _ in jobs]
+    begun: queue.SimpleQueue[tuple[int, _Stream[RowBatch]] | BaseException | None] = queue.SimpleQueue()
     ahead = threading.Semaphore(len(connections) + 2)
-    numbers = iter(range(len(jobs)))
+    waiting = iter(jobs)
     claim = threading.Lock()
+
+    def take() -> tuple[Job, _Stream[RowBatch]] | None:
+        with claim:
+            try:
+                job = None if crew.stop.is_set() else next(waiting, None)
+            except BaseException as exc:  # noqa: BLE001 — it is raised again by whoever drains
+                begun.put(exc)
+                return None
+            if job is None:
+                begun.put(None)
+                return None
+            stream: _Stream[RowBatch] = _Stream(crew.stop, depth=1)
+            begun.put((job[0], stream))
+            return job, stream
 
     def reader(conn: Connection) -> None:
         while True:
             ahead.acquire()
-            with claim:
-                number = next(numbers, None)
-            if number is None or crew.stop.is_set():
+            taken = take()
+            if taken is None:
                 ahead.release()
                 return
-            _, relation, statement = jobs[number]
+            (_, relation, statement), stream = taken
             lines = copy_lines(conn, statement, raw_newlines=relation.raw_newlines, check_utf8=check_utf8)
-            streams[number].fill(lambda lines=lines: batches(lines, size=batch_size))  # type: ignore[misc]
+            stream.fill(lambda lines=lines: batches(lines, size=batch_size))  # type: ignore[misc]
 
     for conn in connections:
         crew.start(lambda conn=conn: reader(conn))  # type: ignore[misc]
     finished = False
     try:
-        for (tier, _, _), stream in zip(jobs, streams, strict=True):
+        while (job := begun.get()) is not None:
+            if isinstance(job, BaseException):
+                raise job
+            tier, stream = job
             for batch in stream:
                 yield tier, batch
             ahead.release()

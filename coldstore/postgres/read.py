@@ -19,7 +19,7 @@ from coldstore.document import model
 from coldstore.errors import CorruptDocument
 from coldstore.postgres.connect import Connection, errors_as, translate
 from coldstore.postgres.introspect import Leaf, Relation, free_name, identifier
-from coldstore.tiers import Scope
+from coldstore.tiers import EVERYBODY, Scope
 
 #: A row's JSON. A view into libpq's buffer where nothing had to be changed: nothing is copied before the frame is joined.
 Line = bytes | memoryview
@@ -184,6 +184,12 @@ def owners_query(relation: Relation) -> sql.Composed:
 
 
 OWNER = "~coldstore owner"
+
+
+def count_query(relation: Relation) -> sql.Composed:
+    """How many rows the tier has."""
+    source = sql.SQL("SELECT count(*) FROM {} AS s").format(relation.identifier)
+    return source + _where([scope_condition(relation.table, EVERYBODY)])
 
 
 def orphan_query(relation: Relation) -> sql.Composed:

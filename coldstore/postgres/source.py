@@ -10,6 +10,7 @@ Connections are kept for the next moment of the same process; one that was left 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,12 +22,14 @@ from psycopg.rows import dict_row
 
 from coldstore.document import model
 from coldstore.errors import DatabaseError, TableMissing
+from coldstore.postgres.capture import fingerprint
 from coldstore.postgres.connect import Connection, connect, errors_as
 from coldstore.postgres.introspect import Catalog, Relation, check_tiers, identifier, inspect, refresh, resolve, state
-from coldstore.postgres.read import orphan_query
+from coldstore.postgres.read import count_query, orphan_query
 from coldstore.sql import query
 from coldstore.tiers import Tier
 
+_CLEAN = 60.0  # seconds
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -56,9 +59,15 @@ class Moment:
                 reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._exported)))
         return [self.leader, *self._readers[: count - 1]]
 
+    def rows(self, relation: Relation) -> int:
+        return self._count(count_query(relation))
+
     def rows_without_owner(self, relation: Relation) -> int:
+        return self._count(orphan_query(relation))
+
+    def _count(self, query: sql.Composed) -> int:
         with errors_as("count"):
-            (count,) = self.leader.execute(orphan_query(relation)).fetchone() or (0,)
+            (count,) = self.leader.execute(query).fetchone() or (0,)
         return int(count)
 
 
@@ -70,6 +79,14 @@ class Source:
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._known: dict[tuple[object, ...], tuple[str, Catalog]] = {}
+        self._cleaned = -_CLEAN
+
+    def due_to_clean(self) -> bool:
+        """Whether it is time again to forget changes that were recorded: a service takes many snapshots a second."""
+        with self._lock:
+            due = time.monotonic() - self._cleaned >= _CLEAN
+            self._cleaned = time.monotonic() if due else self._cleaned
+        return due
 
     def take(self) -> Connection:
         """An idle connection that still answers, or a new one."""
@@ -80,6 +97,15 @@ class Source:
                 return connect(self._url, purpose="coldstore snapshot")
             if not conn.closed and not conn.broken:
                 return conn
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """For what is no snapshot: transactions are the caller's."""
+        conn = self.take()
+        try:
+            yield conn
+        finally:
+            self._give_back(conn)
 
     def _give_back(self, conn: Connection) -> None:
         try:
@@ -143,6 +169,9 @@ class Source:
             name=now["name"],
             server_version=now["server_version"],
             snapshot=now["snapshot"],
+            oid=now["oid"],
+            timeline=now["timeline"],
+            capture=fingerprint(leader, catalog) if now["captured"] else None,
         )
         return Moment(leader, catalog, database, now["milliseconds"], now["encoding"] == "SQL_ASCII", self)
 
