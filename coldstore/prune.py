@@ -39,7 +39,7 @@ Item = TypeVar("Item")
 _WORKERS = 8
 _BATCH = 200  # snapshots in one deletion record: about 60 kB
 _HOUR = 3_600_000
-_DOCUMENT = re.compile(r"\.json(\.gz|\.zst)?(\.enc)?")
+_DOCUMENT = re.compile(r"\.json(\.gz|\.zst)?(\.enc)?(\.\d{4,})?")
 
 
 @dataclass(slots=True)
@@ -131,15 +131,18 @@ def _snapshots(store: Store, scope: Scope | None, trust: Trust, progress: Progre
     for found in catalog.manifests(store, scope=scope):
         progress.advance()
         if isinstance(found, model.Manifest):
-            snapshots.append(_kept(found, trust))
+            snapshots.append(kept_of(found, trust))
             checksums[found.id] = found.checksum
         elif (unreadable := _unreadable(found)) is not None:
             snapshots.append(unreadable)
     return snapshots, checksums
 
 
-def _kept(manifest: model.Manifest, trust: Trust) -> Kept:
+def kept_of(manifest: model.Manifest, trust: Trust) -> Kept:
+    """A snapshot as retention sees it."""
     scope, at = layout.parse_id(manifest.id)
+    if manifest.kind == model.DOCUMENTS:  # a policy of its own: an agent that saves every minute must not drive its tables' snapshots out
+        scope += f" {model.DOCUMENTS}"
     doubt = None
     try:
         trust.check(manifest.signature, what=manifest.id)
@@ -152,15 +155,9 @@ def _kept(manifest: model.Manifest, trust: Trust) -> Kept:
         good=manifest.suspect is None,
         doubt=doubt,
         label=manifest.label,
-        parent=_parent(manifest),
+        parent=manifest.parent.id if manifest.parent else None,
         locked_until=_milliseconds(manifest.retained.until) if manifest.retained else None,
     )
-
-
-def _parent(manifest: model.Manifest) -> str | None:
-    """What an incremental is built on. This version writes none, but one of them must not lose its parent to this version."""
-    found = getattr(manifest, "parent", None)
-    return getattr(found, "id", found)
 
 
 def _unreadable(error: ColdStoreError) -> Kept | None:

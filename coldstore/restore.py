@@ -1,7 +1,7 @@
 """The way back: one snapshot, or one owner's part of it, into a target database.
 
-    document → plan → frames (hash, decompress) → lines → COPY into staging → compare with the manifest → keys, constraints, indexes
-    → read back and compare → publish in one transaction → compare what was published
+    document → plan → frames (hash, decompress) → lines → COPY into staging → compare with the manifest → changes of incrementals
+    → read back and compare → keys, constraints, indexes → publish in one transaction → compare what was published
 
 `export.py` is the same steps the other way round. A failure at any point leaves the target as it was: rows lie in staging schemas until
 the one transaction that moves them, and what was made elsewhere (an extension, a type) is undone. What counts is content: rows are
@@ -16,19 +16,23 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import msgspec
 import psycopg
 
+from coldstore.catalog import rfc3339
+from coldstore.chain import Step
+from coldstore.chained import ChainDocument, Net
 from coldstore.codec.digest import MODULUS, format_digest, row_digest
 from coldstore.document import model
-from coldstore.documents import Document, ForeignFile, Owner, Part
-from coldstore.errors import ColdStoreError, ContentMismatch, NotFound, RestoreRefused
+from coldstore.documents import Document, ForeignFile, LineFile, Owner, Part, StoredDocument
+from coldstore.errors import ChainBroken, ChainRefused, ColdStoreError, ContentMismatch, NotFound, RestoreRefused
 from coldstore.plan import effective_scope, owner_of, plan_tables
-from coldstore.postgres import ddl
+from coldstore.postgres import apply, ddl
 from coldstore.postgres.connect import Connection, connect, describe, errors_as
 from coldstore.postgres.crew import Crew
+from coldstore.postgres.introspect import Relation
 from coldstore.postgres.load import TableLoader
 from coldstore.postgres.publish import add_foreign_keys, advance_sequences, make, publish
 from coldstore.postgres.read import chunk_query, chunks, copy_lines, scope_query
@@ -37,13 +41,18 @@ from coldstore.postgres.table_plan import Mode, TablePlan, count_scope, refuse_r
 from coldstore.progress import Progress, silent
 from coldstore.tiers import EVERYBODY, Scope, Tier
 
+if TYPE_CHECKING:  # only a dry run needs it
+    from coldstore.comparison import TierDifference
+
 _READ_BACK = 8 << 20  # bytes of a table that are read back at once
+_CHANGES = 64 << 20  # bytes of changes that are gathered before they are carried out
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
     """`jobs`: connections that load. `allow_missing_columns`: values of columns that the target lacks may be left out.
-    `maintenance_work_mem`: for building indexes, in Postgres' spelling, where the server's own is smaller."""
+    `maintenance_work_mem`: for building indexes, in Postgres' spelling, where the server's own is smaller. `preview`: rows that a dry run
+    of `replace` shows of each kind of each tier, None for all."""
 
     mode: Mode = field(default_factory=Mode)
     jobs: int = 2
@@ -51,11 +60,14 @@ class RestoreOptions:
     allow_missing_columns: bool = False
     tiers: tuple[str, ...] = ()
     maintenance_work_mem: str = "512MB"
+    preview: int | None = 20
 
 
 @dataclass(slots=True)
 class Report:
-    """What a restore did, or would do. `verified`: `content` when digests were compared, `counts` when only rows could be counted."""
+    """What a restore did, or would do. `steps`: of a chain, the full snapshot and the incrementals, in order. `verified`: `content` when
+    digests were compared, `counts` when only rows could be counted. `changes`: what `replace` would change of the tables that are there;
+    a dry run alone compares rows."""
 
     document: str
     snapshot_at: str | None
@@ -65,8 +77,10 @@ class Report:
     dry_run: bool
     tables: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     verified: str = "content"
     seconds: float = 0.0
+    changes: list[TierDifference] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -80,7 +94,9 @@ class Report:
             "rows": {t["tier"]: t["rows"] for t in self.tables},
             "tables": self.tables,
             "notes": self.notes,
+            "steps": [{"id": s.id, "kind": s.kind, "snapshotAt": rfc3339(s.at), "rows": s.rows, "storedBytes": s.size} for s in self.steps],
             "verified": None if self.dry_run else self.verified,
+            "changes": self.changes,
             "seconds": round(self.seconds, 6),
         }
 
@@ -107,7 +123,9 @@ def restore(
             f"{document.name} does not say whose memory it is, and --mode replace would delete everybody else's",
             hint='Add "uid" to it ("uid": null for everybody), name the user with --uid, or use --mode merge.',
         )
+    _refuse_part(document)
     report = Report(document.name, document.snapshot_at, scope, describe(target), options.mode.name, options.dry_run)
+    report.steps = document.steps if isinstance(document, ChainDocument) else []
     with _leader(target) as leader:
         plans = plan_tables(
             document,
@@ -123,10 +141,22 @@ def restore(
         if options.dry_run:
             counted = _count(document, plans, only, progress)
             _describe_plan(report, plans, counted, options)
+            if options.mode.name == "replace":
+                report.changes = _preview(document, target, plans, scope, options, report, progress)
         else:
             _restore(document, target, leader, plans, only, scope, options, report, progress)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _refuse_part(document: Document) -> None:
+    kind = (
+        document.manifest.kind if isinstance(document, StoredDocument) else document.header.kind if isinstance(document, LineFile) else ""
+    )
+    if kind == model.INCREMENTAL:
+        raise ChainBroken(
+            f"{document.name} holds only what changed", hint="Restore it by its id, from the store that has what it is built on."
+        )
 
 
 # --- plan --------------------------------------------------------------------------------------------------------------------------
@@ -185,6 +215,30 @@ def _describe_plan(report: Report, plans: Sequence[TablePlan], counted: dict[str
         )
 
 
+def _preview(
+    document: Document,
+    target: str,
+    plans: Sequence[TablePlan],
+    scope: Scope,
+    options: RestoreOptions,
+    report: Report,
+    progress: Progress,
+) -> list[TierDifference] | None:
+    """From the target as it is now to the document. None where rows cannot be compared: another program writes them in its own way."""
+    from coldstore.comparison import between
+
+    there = [p.source.tier for p in plans if p.target is not None]
+    if not there or isinstance(document, ForeignFile):
+        return None
+    try:
+        found = between(None, document, database=lambda: target, scope=scope, only=there, limit=options.preview, progress=progress)
+    except ChainRefused as exc:  # the restore itself has PostgreSQL to ask
+        report.notes.append(f"rows were not compared: {exc}")
+        return None
+    report.notes += found.notes
+    return found.tiers
+
+
 # --- restore -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -209,10 +263,8 @@ def _restore(
         for plan in plans:
             plan.staged = staging.create(plan.source, plan.columns, like=plan.target)
         with Crew(target, size=options.jobs, maintenance_work_mem=options.maintenance_work_mem) as crew:
-            loaded = _load(document, plans, only, crew, progress)
+            loaded = _load_whole(document, plans, only, crew, progress)
             _refuse_nothing(document, only, sum(rows for rows, _ in loaded.values()))
-            if only is None:
-                _compare_with_manifest(document, loaded, plans)
             comparable = [p for p in plans if not p.ignored and not isinstance(document, ForeignFile)]
             if len(comparable) < len(plans):
                 report.verified = "counts"
@@ -275,6 +327,53 @@ def _load(document: Document, plans: Sequence[TablePlan], only: Owner | None, cr
     return loaded
 
 
+def _load_whole(document: Document, plans: Sequence[TablePlan], only: Owner | None, crew: Crew, progress: Progress) -> Loaded:
+    """The document into its staged tables; of a chain the full one, and then what changed."""
+    chain = document if isinstance(document, ChainDocument) else None
+    first = chain.full if chain else document
+    loaded = _load(first, plans, only, crew, progress)
+    if only is None:
+        _compare_with_manifest(first, loaded, plans)
+    if chain:
+        _apply(chain, plans, only, crew, loaded, progress)
+        if only is None:
+            _compare_with_manifest(chain, loaded, [p for p in plans if not p.ignored])
+    return loaded
+
+
+def _apply(chain: ChainDocument, plans: Sequence[TablePlan], only: Owner | None, crew: Crew, loaded: Loaded, progress: Progress) -> None:
+    """What the incrementals change, group by group: rows that are there no more go, those that are there now come. Keeps `loaded` up: what
+    went is summed as it is read from the table, what came as it stands in the document, and so the read-back checks both."""
+    by_array = {p.source.array: p for p in plans}
+    readers = chain.readers(by_array)
+    with crew.connection() as conn:
+        staged = {array: _as_read_back(conn, by_array[array]) for array in {*readers}}
+    lock = threading.Lock()
+    progress.start("apply", total_bytes=sum(link.manifest.bytes for link in chain.links[1:]))
+
+    def carry_out(net: Net, conn: Connection) -> None:
+        plan = by_array[net.array]
+        assert plan.staged is not None  # noqa: S101
+        loader = TableLoader(plan.staged, plan.source.columns, ignored=plan.ignored, json_null_key=plan.source.json_null_key)
+        with conn.transaction():
+            if net.reset:
+                apply.empty(conn, plan.staged)
+                left = (0, 0)
+            elif net.changes:
+                gone = apply.take_out(conn, staged[net.array], plan.source.key, net.changes)
+                left = (loaded[net.array][0] - gone[0], loaded[net.array][1] - gone[1])
+            else:
+                left = loaded[net.array]
+            rows, digest = loader.load(conn, (row for row in net.changes.values() if row is not None))
+        with lock:
+            loaded[net.array] = (left[0] + rows, (left[1] + digest) % MODULUS)
+            progress.advance(rows=len(net.changes), size=net.size)
+
+    with closing(chain.nets(list(by_array), only, size=_CHANGES)) as groups:
+        for group in groups:
+            crew.run(lambda conn, net=net: carry_out(net, conn) for net in group)  # type: ignore[misc]
+
+
 def _compare_with_manifest(document: Document, loaded: Loaded, plans: Sequence[TablePlan]) -> None:
     wanted = {p.source.array for p in plans}
     for tier in document.tiers or []:
@@ -293,9 +392,8 @@ def _read_back(crew: Crew, plans: Sequence[TablePlan], loaded: Loaded, progress:
 
     def tasks() -> Iterator[Callable[[Connection], None]]:
         for plan in plans:
-            assert plan.staged is not None  # noqa: S101
             with crew.connection() as conn:
-                staged = as_in_document(conn, plan.staged.table.table, msgspec.structs.replace(plan.source, where=None))
+                staged = _as_read_back(conn, plan)
             for chunk in chunks(staged, size=_READ_BACK):
                 statement = chunk_query(staged, chunk, EVERYBODY)
                 yield lambda conn, p=plan, r=staged, s=statement: read(conn, p, r, s)  # type: ignore[misc]
@@ -310,6 +408,12 @@ def _read_back(crew: Crew, plans: Sequence[TablePlan], loaded: Loaded, progress:
     crew.run(tasks())
     for array, sums in found.items():
         _compare(array, loaded[array], sums)
+
+
+def _as_read_back(conn: Connection, plan: TablePlan) -> Relation:
+    """The staged table, whose lines look as the document's."""
+    assert plan.staged is not None  # noqa: S101
+    return as_in_document(conn, plan.staged.table.table, msgspec.structs.replace(plan.source, where=None))
 
 
 def _digest(rows: Iterable[bytes | memoryview]) -> tuple[int, int, int]:

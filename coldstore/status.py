@@ -7,7 +7,7 @@ where they lie below a folder, as all of coldstore's do. A snapshot that is date
 from __future__ import annotations
 
 import heapq
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from coldstore import catalog
@@ -81,7 +81,7 @@ class TierSize:
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """The newest good snapshot of everybody."""
+    """The newest good snapshot of everybody. `tiers`: of the newest full one, for an incremental holds but what changed."""
 
     id: str
     timestamp: int
@@ -109,6 +109,8 @@ class Tally:
     last_days: Amount = field(default_factory=Amount)
     days_before: Amount = field(default_factory=Amount)
     newest: Newest | None = None
+    full: Newest | None = None
+    incremental: int = 0
     sealed: int = 0
     signed: int = 0
     retained: int = 0
@@ -126,6 +128,7 @@ class Tally:
         self.months.setdefault(rfc3339(timestamp)[:7], Amount()).add(size)
         self.sealed += manifest.sealing is not None
         self.signed += manifest.signature is not None
+        self.incremental += manifest.kind == model.INCREMENTAL
         self.retained += manifest.retained is not None and manifest.retained.until > rfc3339(self.now)
         self.suspect += manifest.suspect is not None
         if timestamp > self.now:
@@ -133,9 +136,16 @@ class Tally:
             return
         self._add_growth(timestamp, size)
         self._add_night(timestamp, size)
-        good = manifest.suspect is None and scope_of(manifest) == EVERYBODY
-        if good and (self.newest is None or self.newest.timestamp < timestamp):
-            self.newest = Newest.of(manifest, timestamp)
+        if manifest.suspect is None and scope_of(manifest) == EVERYBODY and manifest.kind != model.DOCUMENTS:
+            self._add_newest(manifest, timestamp)
+
+    def _add_newest(self, manifest: model.Manifest, timestamp: int) -> None:
+        if manifest.kind == "full" and (self.full is None or self.full.timestamp < timestamp):
+            self.full = Newest.of(manifest, timestamp)
+        newest = self.newest
+        if newest is None or newest.timestamp < timestamp:
+            newest = Newest(manifest.id, timestamp, {})
+        self.newest = replace(newest, tiers=self.full.tiers if self.full else {})
 
     def _add_growth(self, timestamp: int, size: int) -> None:
         age = (self.now - timestamp) // (GROWTH_DAYS * _DAY)
@@ -213,6 +223,7 @@ class Status:
             "bytes": self.total.bytes,
             "folders": {name: {"objects": a.count, "bytes": a.bytes} for name, a in sorted(self.folders.items())},
             "snapshots": t.total.count,
+            "incremental": t.incremental,
             "storedBytes": t.total.bytes,
             "scopes": t.kinds(),
             "topScopes": [{"uid": s.uid, "workspace": s.workspace, **_amount(a)} for s, a in t.top()],

@@ -1,9 +1,9 @@
 """Whether snapshots are what they say: each check a sentence, all of them collected, nothing repaired.
 
-Quick: the manifest has its checksum and its signature, agrees with itself and with the one before it, and the document has the size that
-it says. Deep: every frame is read, summed, opened, decompressed and cut into rows by the same code that restores them; rows are parsed,
-counted and their digests compared; the frames must be, byte for byte, what those rows are written as. A sample is as deep, for a random
-part of the frames.
+Quick: the manifest has its checksum and its signature, agrees with itself and with the one before it, the document has the size that
+it says, and what an incremental is built on is there. Deep: every frame is read, summed, opened, decompressed and cut into rows by the same
+code that restores them; rows are parsed, counted and their digests compared; the frames must be, byte for byte, what those rows are written
+as; a chain must come to what it claims. A sample is as deep, for a random part of the frames.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from typing import Any
 import msgspec
 
 from coldstore.catalog import Deletion, Pointer, deletions, keys_objects, read_manifest, read_pointer, rfc3339
+from coldstore.chain import Step, parent_of
+from coldstore.claims import Claims, Reading
 from coldstore.codec.digest import format_digest, row_digest
 from coldstore.codec.pipeline import ordered_map
 from coldstore.document import model
-from coldstore.document.reader import frame_rows, is_frame_of, read_header
+from coldstore.document.reader import cut_frame, is_frame_of, read_header
 from coldstore.documents import StoredDocument, open_stored
 from coldstore.errors import (
     ColdStoreError,
@@ -115,6 +117,7 @@ def verify(
     verdicts: list[Verdict] = []
     entries: list[Entry] = []
     sealed: list[str] = []
+    chains = _Chains(store, whole=whole)
 
     def look(item: model.Manifest | ColdStoreError) -> tuple[Verdict, Entry | None, model.Manifest | None]:
         if isinstance(item, ColdStoreError):
@@ -124,7 +127,8 @@ def verify(
     with closing(ordered_map(look, found, workers=_LOOKERS)) as looked:
         for verdict, entry, manifest in looked:
             if manifest is not None and checks.reads and verdict.ok:
-                _read(store, manifest, verdict, checks, progress)
+                _read(store, manifest, verdict, checks, progress, chains)
+            chains.add(manifest, entry)
             verdicts.append(verdict)
             entries += [entry] if entry else []
             sealed += [manifest.id] if manifest and manifest.sealing else []
@@ -134,6 +138,7 @@ def verify(
     broken = all_breaks([*entries, *gone]) if whole else _single_breaks(store, entries, gone)
     for verdict in verdicts:
         verdict.problems += broken.pop(verdict.id, [])
+    chains.judge(verdicts)
     verdicts += [Verdict(snapshot, checks.deep, problems=found) for snapshot, found in broken.items()]  # of deleted ones
     verdicts += [Verdict(key, checks.deep, problems=[problem]) for key, problem in problems]
     return verdicts
@@ -153,7 +158,7 @@ def verify_one(
     verdict = _look(store, manifest, checks)
     if checks.reads and verdict.ok:
         progress.start(manifest.id, total_bytes=manifest.bytes)
-        _read(store, manifest, verdict, checks, progress)
+        _read(store, manifest, verdict, checks, progress, _Chains(store, whole=False))
     return verdict
 
 
@@ -168,13 +173,15 @@ def _look(store: Store, manifest: model.Manifest, checks: Checks) -> Verdict:
         verdict.notes += [note] if note else []
     except SignatureError as exc:
         verdict.untrusted = str(exc)
-    try:
-        size = store.stat(manifest.document).size
-    except ObjectMissing:
-        verdict.problems.append(f"the document {manifest.document} is missing")
-        return verdict
-    if size != manifest.stored_bytes:
-        verdict.problems.append(f"the document has {size} bytes, the manifest says {manifest.stored_bytes}")
+    what = "a part of the document" if manifest.parts else "the document"
+    for key, expected in manifest.objects().items():
+        try:
+            size = store.stat(key).size
+        except ObjectMissing:
+            verdict.problems.append(f"{what} {key} is missing")
+            continue
+        if size != expected:
+            verdict.problems.append(f"{what} has {size} bytes, the manifest says {expected}")
     return verdict
 
 
@@ -195,7 +202,9 @@ def _disagreements(manifest: model.Manifest) -> list[str]:
         rows = sum(f.rows for f in manifest.frames if f.tier == tier.array)
         if rows != tier.rows:
             problems.append(f"{tier.tier}: the frames hold {rows} rows, the manifest says {tier.rows}")
-    arrays = [t.array for t in manifest.schema.tables]
+    if manifest.parts is not None and sum(manifest.parts) != manifest.stored_bytes:
+        problems.append("the parts' sizes do not add up to the document's")
+    arrays = model.arrays(manifest)
     if arrays != [t.array for t in manifest.tiers]:
         problems.append("the tiers are not those of the schema")
     if [None, *arrays] != [array for array, _ in groupby(f.tier for f in manifest.frames)] or manifest.frames[0].rows:
@@ -216,10 +225,16 @@ class _Read:
     digest: int
 
 
-def _read(store: Store, manifest: model.Manifest, verdict: Verdict, checks: Checks, progress: Progress) -> None:
+def _read(store: Store, manifest: model.Manifest, verdict: Verdict, checks: Checks, progress: Progress, chains: _Chains) -> None:
     try:
         document = open_stored(store, manifest, rings=checks.rings)
-        verdict.problems += _read_through(document, verdict, progress) if checks.deep else _sample(document, verdict, checks, progress)
+        if checks.deep:
+            reading = chains.claims.read(document)
+            verdict.problems += _read_through(document, verdict, progress, reading)
+            if verdict.ok:
+                chains.problems += chains.claims.judge(document, reading)
+        else:
+            verdict.problems += _sample(document, verdict, checks, progress)
     except KeyRingUnavailable:
         raise
     except KeyRingError as exc:
@@ -234,21 +249,21 @@ def _read_frame(document: StoredDocument, number: int) -> _Read:
     plain = document.frame(number)
     if array is None:
         return _Read(None, plain, 0, 0)
-    rows = list(frame_rows(plain))
-    for row in rows:
-        try:
+    rows, breaks = cut_frame(plain)
+    try:
+        for row in rows:
             _JSON.decode(row)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise CorruptDocument(f"a row of {array} is not JSON: {exc}", key=document.manifest.document) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise CorruptDocument(f"a row of {array} is not JSON: {exc}", key=document.manifest.document) from exc
     ends = number == len(frames) - 1
     opens, closes = frames[number - 1].tier != array, ends or frames[number + 1].tier != array
-    if not is_frame_of(plain, rows, array, opens=opens, closes=closes, ends=ends):
+    if not is_frame_of(plain, rows, breaks, array, opens=opens, closes=closes, ends=ends):
         key = document.manifest.document
         raise CorruptDocument(f"frame {number} of {key} is not the lines of its rows", key=key)
     return _Read(array, plain, len(rows), sum(map(row_digest, rows)))
 
 
-def _read_through(document: StoredDocument, verdict: Verdict, progress: Progress) -> list[str]:
+def _read_through(document: StoredDocument, verdict: Verdict, progress: Progress, reading: Reading | None) -> list[str]:
     manifest = document.manifest
     plain = hashlib.sha256()
     rows = {t.array: 0 for t in manifest.tiers}
@@ -262,6 +277,8 @@ def _read_through(document: StoredDocument, verdict: Verdict, progress: Progress
             else:
                 rows[read.tier] += read.rows
                 digests[read.tier] += read.digest
+                if reading is not None:
+                    reading.add(read.tier, read.plain)
             verdict.frames += 1
             progress.advance(rows=read.rows, size=len(read.plain))
     if plain.hexdigest() != document.plain_sha256:
@@ -298,6 +315,54 @@ def _sample(document: StoredDocument, verdict: Verdict, checks: Checks, progress
             verdict.frames += 1
             progress.advance(rows=read.rows, size=len(read.plain))
     return problems
+
+
+# --- chains ------------------------------------------------------------------------------------------------------------------------
+
+
+class _Chains:
+    """What incrementals are built on. `problems`: (id, sentence) of what does not come to what it claims."""
+
+    def __init__(self, store: Store, *, whole: bool) -> None:
+        self.claims = Claims()
+        self.problems: list[tuple[str, str]] = []
+        self._store = store
+        self._whole = whole
+        self._steps: dict[str, Step | None] = {}
+
+    def add(self, manifest: model.Manifest | None, entry: Entry | None) -> None:
+        if manifest is not None:
+            self._steps[manifest.id] = Step.of(manifest)
+        elif entry is not None:
+            self._steps[entry.id] = Step.unreadable(entry.id)
+
+    def judge(self, verdicts: Sequence[Verdict]) -> None:
+        """Whatever is wrong with a snapshot is wrong with all that is built on it."""
+        by_id = {v.id: v for v in verdicts}
+        for snapshot, sentence in self.problems:
+            by_id[snapshot].problems.append(sentence)
+        for step in sorted(filter(None, list(self._steps.values())), key=lambda s: s.at):
+            verdict = by_id.get(step.id)
+            if verdict is None or step.kind != model.INCREMENTAL:
+                continue
+            parent, problem = parent_of(step, self._lookup)
+            under = by_id.get(parent.id) if parent else None
+            if problem is None and under is not None and under.problems:
+                problem = f"{under.id}, on which it is built, is damaged"
+            verdict.problems += [problem] if problem else []
+        for snapshot in self.claims.unjudged():
+            if by_id[snapshot].ok:
+                by_id[snapshot].notes.append("what it comes to, with all it is built on, was not compared: not all of that was read")
+
+    def _lookup(self, snapshot: str) -> Step | None:
+        if snapshot not in self._steps and not self._whole:
+            try:
+                self._steps[snapshot] = Step.of(read_manifest(self._store, snapshot))
+            except NotFound:
+                self._steps[snapshot] = None
+            except (DocumentError, SignatureError):
+                self._steps[snapshot] = Step.unreadable(snapshot)
+        return self._steps.get(snapshot)
 
 
 # --- successions -------------------------------------------------------------------------------------------------------------------

@@ -2,20 +2,23 @@
 r"""Reads snapshots of the format `coldstore/1` without coldstore, and without anything else but Python 3.9 or later.
 
     python recover.py --list STORE                           which snapshots there are
-    python recover.py STORE ID                               rows on standard output: array, tab, row
+    python recover.py STORE ID                               rows on standard output: array, tab, row; of an incremental snapshot those
+                                                             that it comes to, with all it is built on
     python recover.py STORE ID --out DIR                     DIR/{tier}.jsonl, each row byte for byte as it was stored
     python recover.py STORE ID --out DIR --format csv        DIR/{tier}.csv, and the COPY commands that load them into PostgreSQL
+    python recover.py STORE ID --out DIR --format files      of an agent's own documents: each as a file
     python recover.py memory-….json.zst.enc --key-file KEYS  a single file, with the manifest that lies beside it
 
 Three packages are used where they are needed and nowhere else: `zstandard` for documents that end in .zst, `cryptography` for those that
 end in .enc and for signatures, `xxhash` to compare the content of whole tiers.
 
 Everything is checked before anything is shown: the manifest's checksum, form and signature; each frame's place, size and SHA-256; the
-document's size and SHA-256, as stored and plain; the shape of its lines; the number of rows; the tiers' digests. (CRC32C of the frames is
+document's size and SHA-256, as stored and plain; the shape of its lines; the number of rows; the tiers' digests; of a chain of incrementals
+that each is built on the very one that is there, and what it says that all of them come to. (CRC32C of the frames is
 not: SHA-256 covers the same bytes.) What could not be checked is said in a note. Whatever does not fit is one sentence and exit code 1,
 and then no file is written. FORMAT.md describes the format in full; this is the order in which it is taken apart here:
 
-    records (manifests, wrapped keys) → keys → frames → lines → rows → JSON lines, or CSV
+    records (manifests, wrapped keys) → keys → frames → lines → rows → rows of a chain → JSON lines, or CSV
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ from typing import Any, ClassVar
 FORMAT = "coldstore/1"
 SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 ID = re.compile(r"memory-[A-Za-z0-9._@+%~-]+-([0-9]{1,15})")
+INCREMENTAL, DELETED = "incremental", "deleted"
 HEADER = ("format", "snapshotAt", "uid", "workspace", "id", "kind", "label", "generator", "database", "schema")
 # PostgreSQL makes no value that is longer than 1 GiB, and a row of JSON is one value.
 LONGEST_LINE = 1 << 30
@@ -329,10 +333,7 @@ class Stored:
         """Every line of the document. What the manifest says is held against what is there, frame by frame."""
         whole, plain_whole = hashlib.sha256(), hashlib.sha256()
         frames = self.manifest["frames"]
-        with self.path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != self.manifest["storedBytes"]:
-                raise Refused(f"{self.path.name} has {size} bytes, and its manifest says {self.manifest['storedBytes']}")
+        with Joined(self._parts()) as file:
             for number, frame in enumerate(frames):
                 stored = file.read(frame["length"])
                 if len(stored) != frame["length"] or hashlib.sha256(stored).hexdigest() != frame["sha256"]:
@@ -344,6 +345,17 @@ class Stored:
         plain_sha256 = self.unmasked(self.manifest["plainSha256"], "plainSha256")
         if (whole.hexdigest(), plain_whole.hexdigest()) != (self.manifest["sha256"], plain_sha256):
             raise Refused(f"{self.path.name} is not the document that its manifest describes")
+
+    def _parts(self) -> list[Path]:
+        """The files that the document was cut into, which have the sizes that they should have."""
+        sizes = self.manifest.get("parts") or [self.manifest["storedBytes"]]
+        paths = [self.path, *(self.path.with_name(f"{self.path.name}.{number:04}") for number in range(2, len(sizes) + 1))]
+        for path, size in zip(paths, sizes):
+            if not path.is_file():
+                raise Refused(f"the document {path.name} is missing, though its manifest is there")
+            if path.stat().st_size != size:
+                raise Refused(f"{path.name} has {path.stat().st_size} bytes, and its manifest says {size}")
+        return paths
 
     def _plain(self, stored: bytes, frame: dict[str, Any], number: int, *, last: bool) -> bytes:
         try:
@@ -370,6 +382,23 @@ class Stored:
 
     def unmasked(self, digest: str, name: str) -> str:
         return self.key.unmask(digest, name) if self.key else digest
+
+
+class Joined(contextlib.ExitStack):
+    """Files that are read one after the other, as one."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        super().__init__()
+        self.waiting = paths
+        self.file: Any = io.BytesIO()
+
+    def read(self, size: int) -> bytes:
+        found = self.file.read(size)
+        while len(found) < size and self.waiting:
+            self.close()
+            self.file = self.enter_context(self.waiting.pop(0).open("rb"))
+            found += self.file.read(size - len(found))
+        return bytes(found)
 
 
 try:
@@ -447,8 +476,7 @@ class Document:
 
     @property
     def tables(self) -> list[dict[str, Any]]:
-        tables: list[dict[str, Any]] = self.header["schema"]["tables"]
-        return tables
+        return tables_of(self.header)
 
     def rows(self) -> Iterator[tuple[str, bytes]]:
         """(array, row) of every row. Whoever has read them all knows that they are all there, and whole."""
@@ -462,7 +490,7 @@ class Document:
         found = header_of(next(lines, b""), self.name)
         if {name: found.get(name) for name in self.header} != self.header:
             raise Refused(f"the document of {self.name} says another thing of itself than its manifest")
-        for array, row in rows_of(lines, [t["array"] for t in self.tables], self.name):
+        for array, row in rows_of(lines, arrays_of(self.header), self.name):
             counted[array] += 1
             if xxh3:
                 digests[array] += xxh3(row)
@@ -482,16 +510,28 @@ def header_of(line: bytes, name: str) -> dict[str, Any]:
     return header
 
 
+def tables_of(header: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the arrays are of; an agent's own documents are of no table."""
+    if header["kind"] == "documents":
+        return [{"tier": "documents", "array": "documents"}]
+    tables: list[dict[str, Any]] = header["schema"]["tables"]
+    return tables
+
+
 def check_kind(header: dict[str, Any], name: str) -> None:
     if header["format"] != FORMAT:
         raise Refused(f"{name} has the format {header['format']!r}, and this program reads {FORMAT}")
-    if header["kind"] != "full":
-        raise Refused(f"{name} is a snapshot of kind {header['kind']!r}, and this program reads full ones only")
+    if header["kind"] not in {"full", INCREMENTAL, "documents"}:
+        raise Refused(f"{name} is a snapshot of kind {header['kind']!r}, which this program does not know")
+
+
+def arrays_of(header: dict[str, Any]) -> list[str]:
+    return [*(t["array"] for t in tables_of(header)), *([DELETED] if header["kind"] == INCREMENTAL else [])]
 
 
 def check_names(header: dict[str, Any]) -> None:
     """A tier's name becomes a file's."""
-    tables = header["schema"]["tables"]
+    tables = tables_of(header)
     names, arrays = {t["tier"] for t in tables}, {t["array"] for t in tables}
     if not all(re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) for name in names) or not len(names) == len(arrays) == len(tables):
         raise ValueError("its tiers' names are not names")
@@ -526,7 +566,7 @@ def with_manifest(document: Path, manifest: dict[str, Any], keys: Keys) -> Docum
     if not document.is_file():
         raise Refused(f"the document {document.name} is missing, though its manifest is there")
     stored = Stored(document, manifest, keys.open(manifest, added_keys(document.parent, snapshot)))
-    header = {name: manifest[name] for name in HEADER}
+    header = {name: manifest[name] for name in HEADER} | {name: manifest.get(name) for name in ("parent", "resets")}
     if not xxh3:
         note("the tiers' digests are not compared, which needs the package xxhash; every SHA-256 is")
     return Document(snapshot, header, stored.lines, stored)
@@ -535,7 +575,7 @@ def with_manifest(document: Path, manifest: dict[str, Any], keys: Keys) -> Docum
 def check_outline(manifest: dict[str, Any], name: str) -> None:
     """A manifest must not contradict itself."""
     frames, tiers = manifest["frames"], manifest["tiers"]
-    arrays = [t["array"] for t in manifest["schema"]["tables"]]
+    arrays = arrays_of(manifest)
     if manifest["codec"] not in SUFFIXES:
         raise Refused(f"{name} is compressed with {manifest['codec']!r}, which this program does not know")
     at = 0
@@ -544,7 +584,7 @@ def check_outline(manifest: dict[str, Any], name: str) -> None:
             raise Refused(f"the manifest of {name} contradicts itself: there is a gap between two frames at byte {at}")
         at += frame["length"]
     agrees = (
-        at == manifest["storedBytes"]
+        at == manifest["storedBytes"] == sum(manifest.get("parts") or [at])
         and sum(f["plain"] for f in frames) == manifest["bytes"]
         and [t["array"] for t in tiers] == arrays
         and [array for array, _ in groupby(f["tier"] for f in frames)] == [None, *arrays]
@@ -563,15 +603,37 @@ def added_keys(folder: Path, snapshot: str) -> Iterator[dict[str, str]]:
             yield from record["keys"] if record["id"] == snapshot else []
 
 
-def open_in_store(store: Path, snapshot: str, trust: Trust, keys: Keys) -> Document:
-    """Where a snapshot lies follows from its id."""
+def open_in_store(store: Path, snapshot: str, trust: Trust, keys: Keys) -> Document | Chain:
+    """A snapshot, and all it is built on."""
+    links = [opened(store, snapshot, trust, keys)]
+    while links[0].header["kind"] == INCREMENTAL:
+        child = links[0].name
+        with read_as(f"the manifest of {child}"):
+            parent, checksum = links[0].header["parent"]["id"], links[0].header["parent"]["checksum"]
+            if scope_and_time(parent)[0] != scope_and_time(child)[0] or scope_and_time(parent)[1] >= scope_and_time(child)[1]:
+                raise Refused(f"{child} is built on {parent}, which is not an earlier snapshot of the same scope")
+        try:
+            links.insert(0, opened(store, parent, trust, keys))
+        except Refused as exc:
+            raise Refused(f"{child} is built on {parent}: {exc}") from None
+        if links[0].stored and links[0].stored.manifest["checksum"] != checksum:
+            raise Refused(f"{parent} is not the one that {child} was built on")
+    return Chain(links) if len(links) > 1 else links[0]
+
+
+def scope_and_time(snapshot: str) -> tuple[str, int]:
     match = ID.fullmatch(snapshot)
     if not match:
         raise Refused(
             f"{snapshot!r} is not the id of a snapshot: one looks like memory-all-1772503200387, and --list shows those there are"
         )
+    return snapshot[: match.start(1)], int(match[1])
+
+
+def opened(store: Path, snapshot: str, trust: Trust, keys: Keys) -> Document:
+    """Where a snapshot lies follows from its id."""
     try:
-        day = datetime.fromtimestamp(int(match[1]) / 1000, timezone.utc).date().isoformat()
+        day = datetime.fromtimestamp(scope_and_time(snapshot)[1] / 1000, timezone.utc).date().isoformat()
     except (ValueError, OverflowError, OSError):
         raise Refused(f"{snapshot!r} is not the id of a snapshot: its time is out of range") from None
     folder = store / "snapshots" / day
@@ -595,13 +657,19 @@ def open_file(path: Path, trust: Trust, keys: Keys) -> Document:
         with read_as(beside.name):
             if manifest["document"].rpartition("/")[2] == path.name:
                 trust.check(manifest, beside.name)
-                return with_manifest(path, manifest, keys)
+                return no_part(with_manifest(path, manifest, keys))
     if path.name.endswith(".enc"):
         raise Refused(f"{path.name} is sealed, and the manifest that has its key is not beside it: {beside.name}")
     if trust.required:
         raise Refused(f"{path.name} has no manifest beside it, and so no signature")
     note(f"{path.name} has no manifest beside it: whether rows are missing or were changed cannot be told, only that it is in shape")
-    return Document(path.name, header_of(next(loose_lines(path), b""), path.name), partial(loose_lines, path))
+    return no_part(Document(path.name, header_of(next(loose_lines(path), b""), path.name), partial(loose_lines, path)))
+
+
+def no_part(document: Document) -> Document:
+    if document.header["kind"] == INCREMENTAL:
+        raise Refused(f"{document.name} is incremental and holds only what changed: name the folder of its store, and its id")
+    return document
 
 
 # --- rows --------------------------------------------------------------------------------------------------------------------------
@@ -661,6 +729,140 @@ def hex_vector(raw: str) -> str:
     data = bytes.fromhex(json.loads(raw))
     size, _ = struct.unpack_from(">HH", data)
     return "[" + ",".join(f"{value:.9g}" for value in struct.unpack(f">{size}f", data[4:])) + "]"
+
+
+# --- chains ------------------------------------------------------------------------------------------------------------------------
+
+# Of these types values are the same when they are written alike.
+PLAIN = re.compile(
+    r"(smallint|integer|bigint|oid|xid8|pg_lsn|money|boolean|uuid|bytea|bit|bit varying|text|character varying|character"
+    r"|\"char\"|name|inet|cidr|macaddr8?|date|time(stamp)? with(out)? time zone)"
+)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A full snapshot and the incrementals after it, read as the one snapshot that they come to. `links`: the full one first."""
+
+    links: list[Document]
+
+    @property
+    def name(self) -> str:
+        return self.links[-1].name
+
+    @property
+    def header(self) -> dict[str, Any]:
+        return self.links[-1].header
+
+    @property
+    def tables(self) -> list[dict[str, Any]]:
+        return self.links[-1].tables
+
+    def rows(self) -> Iterator[tuple[str, bytes]]:
+        """From the newest link to the oldest: what a later one has named does not count any more."""
+        with read_as(self.name):
+            yield from self._rows()
+
+    def _rows(self) -> Iterator[tuple[str, bytes]]:
+        readers = {t["array"]: key_reader(t, self.header["schema"].get("types", [])) for t in self.tables}
+        named: dict[str, set[tuple[str, ...]]] = {array: set() for array in readers}
+        emptied: set[str] = set()
+        counted: Counter[str] = Counter()
+        digests: Counter[str] = Counter()
+        for link in reversed(self.links):
+            if shape(link) != shape(self.links[-1]):
+                raise Refused(f"{self.name} is of other tables than {link.name}, on which it is built")
+            here: dict[str, set[tuple[str, ...]]] = {array: set() for array in readers}
+            for array, row in self._left(link, readers, named, emptied, here):
+                counted[array] += 1
+                if xxh3:
+                    digests[array] += xxh3(row)
+                yield array, row
+            for array, keys in here.items():
+                named[array] |= keys
+            emptied |= {*(link.header["resets"] or [])}
+        self._check_state(counted, digests)
+
+    @staticmethod
+    def _left(
+        link: Document,
+        readers: dict[str, Callable[[bytes], tuple[str, ...]]],
+        named: dict[str, set[tuple[str, ...]]],
+        emptied: set[str],
+        here: dict[str, set[tuple[str, ...]]],
+    ) -> Iterator[tuple[str, bytes]]:
+        """The rows of one link that nothing later has named; what it names itself goes into `here`."""
+        for array, row in link.rows():
+            of, key = deleted_key(row, readers) if array == DELETED else (array, None)
+            if of in emptied:
+                continue
+            if link.header["kind"] == "full":
+                if not named[of] or readers[of](row) not in named[of]:
+                    yield array, row
+                continue
+            key = key or readers[of](row)
+            if key in here[of]:
+                raise Refused(f"{link.name} names a key of {of} twice")
+            here[of].add(key)
+            if array == of and key not in named[of]:
+                yield array, row
+
+    def _check_state(self, counted: Counter[str], digests: Counter[str]) -> None:
+        stored = self.links[-1].stored
+        for tier in (stored and stored.manifest.get("state")) or []:
+            array = tier["array"]
+            differs = xxh3 and stored and f"{digests[array] % (1 << 128):032x}" != stored.unmasked(tier["digest"], f"state {array}")
+            if counted[array] != tier["rows"] or differs:
+                raise Refused(f"{tier['tier']} comes to {counted[array]} rows, or other ones, and {self.name} says {tier['rows']}")
+
+
+def deleted_key(line: bytes, readers: dict[str, Callable[[bytes], tuple[str, ...]]]) -> tuple[str, tuple[str, ...]]:
+    found = members(line)
+    array = json.loads(found["array"])
+    return array, readers[array](found["key"].encode())
+
+
+def shape(link: Document) -> dict[str, Any]:
+    return {t["array"]: (t["table"], primary_key(t), [(c["name"], c["type"], c.get("form")) for c in t["columns"]]) for t in link.tables}
+
+
+def primary_key(table: dict[str, Any]) -> list[str]:
+    found: list[str] = next((c["columns"] for c in table.get("constraints", []) if c["kind"] == "p"), [])
+    return found
+
+
+def key_reader(table: dict[str, Any], types: list[dict[str, Any]]) -> Callable[[bytes], tuple[str, ...]]:
+    """Cuts the key out of a row, in a form that is the same for what PostgreSQL takes for the same."""
+    columns = {c["name"]: c for c in table["columns"]}
+    same = {name: same_written(columns[name], types) for name in primary_key(table)}
+
+    def key(row: bytes) -> tuple[str, ...]:
+        found = members(row)
+        if not same or None in same.values():
+            raise Refused(f"only PostgreSQL can tell whether two keys of {table['tier']} are the same: restore the snapshot with coldstore")
+        if any(found[name] == "null" for name in same):
+            raise ValueError(f"a row of {table['array']} has no key")
+        return tuple(normal(found[name]) for name, normal in same.items() if normal)
+
+    return key
+
+
+def same_written(column: dict[str, Any], types: list[dict[str, Any]]) -> Callable[[str], str] | None:
+    base, collation = column["type"], column.get("collation")
+    named: dict[tuple[str, ...], Any] = {(t["name"]["schema"], t["name"]["name"]): t for t in types}
+    while (found := named.get(identifiers(base))) and found["kind"] == "domain":
+        base, collation = found["base"], collation or found.get("collation")
+    base = re.sub(r"\([0-9,]+\)", "", base)
+    if column.get("form", "json") != "json" or not (collation or "pg_catalog.").startswith("pg_catalog."):
+        return None
+    if base == "numeric":
+        return lambda raw: raw.rstrip("0").rstrip(".") if "." in raw else raw
+    if base in {"real", "double precision"}:
+        return lambda raw: "0" if raw == "-0" else raw
+    return str if PLAIN.fullmatch(base) or (found and found["kind"] == "enum") else None
+
+
+# --- owners ------------------------------------------------------------------------------------------------------------------------
 
 
 def owned_by(uid: str, table: dict[str, Any]) -> Callable[[bytes], bool] | None:
@@ -754,18 +956,20 @@ def identifiers(name: str) -> tuple[str, ...]:
 class Wanted:
     """The rows that are asked for: of these arrays, and there those of which `owned` is true."""
 
-    document: Document
+    document: Document | Chain
     uid: str | None
     owned: dict[str, Callable[[bytes], bool]]
 
     @classmethod
-    def of(cls, document: Document, tiers: list[str], uid: str | None) -> Wanted:
+    def of(cls, document: Document | Chain, tiers: list[str], uid: str | None) -> Wanted:
         known = [t["tier"] for t in document.tables]
         if unknown := [t for t in tiers if t not in known]:
             raise Refused(f"there is no tier {unknown[0]!r} in {document.name}: it has {', '.join(known)}")
+        if uid is not None and document.header["kind"] == "documents" and document.header["uid"] != uid:
+            raise Refused(f"the documents of {document.name} are those of {document.header['uid']!r}, not of {uid!r}")
         owned: dict[str, Callable[[bytes], bool]] = {}
         for table in document.tables:
-            predicate = (lambda _row: True) if uid is None else owned_by(uid, table)
+            predicate = (lambda _row: True) if uid is None or "table" not in table else owned_by(uid, table)
             if tiers and table["tier"] not in tiers:
                 continue
             if predicate is None:
@@ -802,25 +1006,75 @@ def print_rows(wanted: Wanted) -> None:
 
 def write_files(wanted: Wanted, out: Path, *, csv: bool) -> None:
     """A new folder with a file for each tier: all of them whole, or none."""
+    if csv and wanted.document.header["kind"] == "documents":
+        raise Refused(f"{wanted.document.name} holds documents, which have no columns: use --format jsonl or files")
+    types = wanted.document.header["schema"].get("types", [])
+    with read_as(f"the schema of {wanted.document.name}"):
+        forms = {t["array"]: Csv(t, types) if csv else JsonLines() for t in wanted.tables}
+    names = {t["array"]: f"{t['tier']}.{forms[t['array']].suffix}" for t in wanted.tables}
+    with new_folder(out) as folder:
+        counted = fill(folder, wanted, forms, names)
+    for array, form in forms.items():
+        path = out / names[array]
+        print(f"-- {path}: {counted[array]} rows", form.hint(path) or "", sep="\n" if form.hint(path) else "")
+
+
+def write_notes(wanted: Wanted, out: Path) -> None:
+    """A new folder with each of an agent's documents as a file: all of them whole, or none."""
+    if wanted.document.header["kind"] != "documents":
+        raise Refused(f"{wanted.document.name} holds rows of tables and no documents: use --format jsonl or csv")
+    seen: set[str] = set()
+    with new_folder(out) as folder:
+        for _, row in wanted.rows():
+            with read_as("a row of documents"):
+                note_of = json.loads(row)
+                path = folder / safe_name(note_of["name"], seen)
+                content = content_of(note_of, row)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.write_bytes(content)
+            path.chmod(0o700 if note_of.get("executable") else 0o600)
+    print(f"-- {out}: {len(seen)} files")
+
+
+def content_of(note_of: dict[str, Any], row: bytes) -> bytes:
+    """A JSON value is written as it stands."""
+    if "text" in note_of:
+        return str(note_of["text"]).encode()
+    if "base64" in note_of:
+        return base64.b64decode(note_of["base64"], validate=True)
+    return members(row)["json"].encode()
+
+
+def safe_name(name: str, seen: set[str]) -> str:
+    """The name as a path that stays in its folder and meets no other; else as one file whose name spells it."""
+    folded = name.casefold()
+    usual = all(part not in {"", ".", ".."} and len(part.encode()) < 200 for part in name.split("/")) and not re.search(
+        r"[\0-\x1f\\:]", name
+    )
+    taken = any(folded == s or folded.startswith(s + "/") or s.startswith(folded + "/") for s in seen)
+    if not usual or taken:
+        spelled = hashlib.sha256(name.encode()).hexdigest()[:32]
+        note(f"the document {name!a} cannot be a file of that name here, and is in {spelled}")
+        folded = name = spelled
+    seen.add(folded)
+    return name
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that is there when the block has ended well, and was not before."""
     out = out.resolve()
     if not out.parent.is_dir():
         raise Refused(f"there is no folder {out.parent}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refused(f"{out} is there already, and is not overwritten")
-    types = wanted.document.header["schema"].get("types", [])
-    with read_as(f"the schema of {wanted.document.name}"):
-        forms = {t["array"]: Csv(t, types) if csv else JsonLines() for t in wanted.tables}
-    names = {t["array"]: f"{t['tier']}.{forms[t['array']].suffix}" for t in wanted.tables}
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         folder = Path(temporary) / out.name
         folder.mkdir(mode=0o700)
-        counted = fill(folder, wanted, forms, names)
+        yield folder
         if out.is_dir():
             out.rmdir()
         folder.rename(out)
-    for array, form in forms.items():
-        path = out / names[array]
-        print(f"-- {path}: {counted[array]} rows", form.hint(path) or "", sep="\n" if form.hint(path) else "")
 
 
 def fill(folder: Path, wanted: Wanted, forms: dict[str, Any], names: dict[str, str]) -> Counter[str]:
@@ -876,7 +1130,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     add("id", nargs="?", metavar="ID", help="the snapshot, when WHERE is a store")
     add("--list", action="store_true", help="list the snapshots of the store")
     add("--out", type=Path, metavar="DIR", help="write a file for each tier into this new folder, instead of standard output")
-    add("--format", choices=["jsonl", "csv"], default="jsonl", help="of the files in DIR")
+    add("--format", choices=["jsonl", "csv", "files"], default="jsonl", help="of the files in DIR")
     add("--tier", action="append", default=[], metavar="T", help="only this tier; may be repeated")
     add("--uid", metavar="U", help="only the rows of this user")
     add("--key-file", type=Path, metavar="FILE", help="opens what is sealed")
@@ -886,8 +1140,8 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     found = parser.parse_args(arguments)
     if found.require_signature and not found.trust:
         parser.error("--require-signature needs --trust did:key:…, for anybody can sign with a key of their own")
-    if found.format == "csv" and not found.out:
-        parser.error("--format csv needs --out DIR")
+    if found.format != "jsonl" and not found.out:
+        parser.error(f"--format {found.format} needs --out DIR")
     return found
 
 
@@ -904,7 +1158,9 @@ def run(arguments: argparse.Namespace) -> int:
     document = open_in_store(where, arguments.id, trust, keys) if where.is_dir() else open_file(where, trust, keys)
     with read_as(f"the schema of {document.name}"):
         wanted = Wanted.of(document, arguments.tier, arguments.uid)
-    if arguments.out:
+    if arguments.out and arguments.format == "files":
+        write_notes(wanted, arguments.out)
+    elif arguments.out:
         write_files(wanted, arguments.out, csv=arguments.format == "csv")
     else:
         print_rows(wanted)

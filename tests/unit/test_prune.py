@@ -7,7 +7,6 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coldstore import catalog, pointers
-from coldstore import prune as module
 from coldstore.catalog import manifests
 from coldstore.codec.sign import SigningKey
 from coldstore.document import model
@@ -322,11 +320,28 @@ def test_no_record_no_deletion(store):
     assert_whole(store, set(ids(made)))
 
 
-def test_what_something_is_built_on_goes_after_it_or_not_at_all(store, monkeypatch):
-    """This version writes no incrementals; a later one does."""
-    made = days(store, range(9, -1, -1))
-    parents = {child.id: parent.id for parent, child in pairwise(made[:5])}  # 0 <- 1 <- 2 <- 3 <- 4
-    monkeypatch.setattr(module, "_parent", lambda manifest: parents.get(manifest.id))
+def chained(store) -> list[model.Manifest]:
+    """Ten days; 0 <- 1 <- 2 <- 3 <- 4, and the others full."""
+    made: list[model.Manifest] = []
+    for number in range(10):
+        on = made[-1] if 0 < number < 5 else None
+        members = {"kind": "incremental", "parent": model.Link(id=on.id, checksum=on.checksum)} if on else {}
+        made.append(commit(store, NOON - (9 - number) * DAY, **members))
+    return made
+
+
+def test_nothing_kept_loses_what_it_is_built_on(store):
+    made = chained(store)
+    assert run(store, Policy(last=6, floor=1)).deleted == []
+    assert whole(store) == set(ids(made))
+    report = run(store, Policy(last=5, floor=1))
+    assert set(report.deleted) == set(ids(made[:5]))
+    assert report.deleted == ids(made[4::-1])
+    assert_whole(store, set(ids(made[5:])))
+
+
+def test_what_something_is_built_on_goes_after_it_or_not_at_all(store):
+    made = chained(store)
     order: list[str] = []
 
     def broken(call: str, key: str) -> Exception | None:

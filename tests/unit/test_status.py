@@ -201,3 +201,22 @@ def test_a_store(tmp_path):
 def test_an_empty_store(tmp_path):
     told = gather(LocalStore(str(tmp_path)), now=NOW, prices=PRICES).as_dict()
     assert (told["objects"], told["newest"], told["night"], told["cost"], told["lastProven"]) == (0, None, None, None, None)
+
+
+def test_what_an_incremental_holds_is_not_what_there_is():
+    """The newest is the newest, and the tiers are those of the newest that has all of them."""
+
+    def of(day: int, kind: str, rows: int) -> model.Manifest:
+        at = NOW - day * DAY
+        tiers = [model.TierSummary(tier="notes", array="notes", rows=rows, digest="0" * 32)]
+        return samples.manifest(id=layout.snapshot_id(EVERYBODY, at), snapshot_at=rfc3339(at), kind=kind, tiers=tiers)
+
+    found = [of(9, "full", 100), of(8, "incremental", 1), of(7, "full", 300), of(6, "incremental", 2), of(5, "documents", 4)]
+    for order in (found, found[::-1]):
+        result = tally(order)
+        assert result.incremental == 2
+        assert result.newest is not None
+        assert result.newest.id == found[3].id
+        assert {name: tier.rows for name, tier in result.newest.tiers.items()} == {"notes": 300}
+    assert tally(found[1:2]).newest is not None
+    assert tally(found[1:2]).newest.tiers == {}
