@@ -6,28 +6,58 @@ better one, or what it does as it comes where the target says so; the notes say 
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
+import os
+import secrets
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from http import HTTPStatus
+from http.client import HTTPConnection
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import psycopg
 from psycopg import sql
 
+from benchmarks.chains import LINKS, Day, a_day
 from benchmarks.measure import Sample, Spread, ratios, spread, take_turns
 from benchmarks.world import DEMO_USERS, TABLES, USUAL, VECTOR_INDEX, World
+from benchmarks.writing import databases, script, writer
+from coldstore import config
+from coldstore.app import ColdStore
+from coldstore.catalog import rfc3339
+from coldstore.document import model
 from coldstore.postgres.demo_data import people
+from coldstore.postgres.migrate import install_reference_schema
+from coldstore.storage import layout
 from coldstore.storage.open import open_store
 from coldstore.storage.store import Store
+from coldstore.tiers import Scope
+from coldstore.vault import MemoryVault
 
 _PIECE = 8 << 20  # what an upload is handed at once: the size of a frame
 _UPLOAD = 500_000_000
 _USERS = 200  # users whose own snapshot is taken
 _LISTED = 1000
 _MANY = 10_000
+_LISTED_AMONG = 100_000
+_CLIENTS = 8
+_DAY = 86_400_000  # milliseconds
+_CHANGED_ROWS = 1_000
+_SOME_ROWS = (200_000, 2_000_000)
 _BULK_USERS = 2_000  # of the bulk data
+_SAVES = 60  # of an agent's own documents
+_WARM = 10  # before the first that counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -644,6 +674,229 @@ def reading(world: World) -> Iterator[Line]:
         yield Line("reading", f"list of {_LISTED:,} snapshots", "s", spread(taken["coldstore list"]))
 
 
+def listing(world: World) -> Iterator[Line]:
+    """One user's snapshots among a hundred thousand, on the local disk: each day's of a year, and one among all of a day."""
+    for span, users, days in (("a year of days", _LISTED_AMONG // 365, 365), ("one day", _LISTED_AMONG, 1)):
+        with world.new_path("crowd") as store:
+            uid = _crowd(world, store, users=users, days=days)
+
+            def once(store: Path = store, uid: str = uid, days: int = days) -> Sample:
+                sample, found = world.coldstore("list", "--uid", uid, "--store", store)
+                if len(found) != days or {info["uid"] for info in found} != {uid}:
+                    raise RuntimeError(f"listed {len(found)} snapshots, not {days}")
+                return sample
+
+            taken = take_turns({"coldstore list --uid": once}, rounds=world.rounds or 5, say=world.say)
+            what = f"list --uid, {days:,} among {users * days:,} snapshots of {span}"
+            yield Line("list", what, "s", spread(taken["coldstore list --uid"]), on="ours", limit=1.0, note="With an interpreter's start.")
+
+
+def _crowd(world: World, store: Path, *, users: int, days: int) -> str:
+    """Manifests of that many users on that many days, made from a real one, each beside a document that nobody opens; the user to ask for."""
+    with world.library(store, database=world.url("demo")) as cold:
+        manifest = cold.manifest(cold.snapshot(uid=people(1)[0].uid).id)
+    at = layout.parse_id(manifest.id)[1]
+    for day in range(days):
+        (store / layout.folder_of(f"memory-x-{at - day * _DAY}")).mkdir(parents=True, exist_ok=True)
+        for user in range(users):
+            moment = at - day * _DAY
+            snapshot = layout.snapshot_id(Scope.user(f"member_{user:06}"), moment)
+            key = layout.document_key(snapshot)
+            changes = {"id": snapshot, "uid": f"member_{user:06}", "snapshot_at": rfc3339(moment), "document": key, "checksum": ""}
+            (store / layout.manifest_key(snapshot)).write_bytes(model.encode_manifest(msgspec.structs.replace(manifest, **changes)))
+            (store / key).write_bytes(b"{}")
+    return f"member_{users // 2:06}"
+
+
+# --- incrementals ------------------------------------------------------------------------------------------------------------------
+
+
+def incremental(world: World) -> Iterator[Line]:
+    """A thousand changed rows as an incremental snapshot, from a process that runs already, of few and of many rows."""
+    with ExitStack() as stack:
+        worlds = {rows: _recorded_world(world, stack, rows) for rows in _SOME_ROWS}
+        rounds = world.rounds or 9
+        full = take_turns({f"full, {rows:,}": _whole(cold) for rows, (_, cold) in worlds.items()}, rounds=min(3, rounds), say=world.say)
+        changes = {f"{rows:,} rows": _changed(cold, url) for rows, (url, cold) in worlds.items()}
+        for once in changes.values():
+            once()
+        taken = take_turns(changes, rounds=rounds, say=world.say)
+    note = "In a process that runs already. The reference table and its triggers; the rows that change lie far apart."
+    milliseconds = [Spread.of([s.value * 1000 for s in found]) for found in taken.values()]
+    for rows, ours, found in zip(_SOME_ROWS, milliseconds, full.values(), strict=True):
+        whole = spread(found, by=lambda s: s.value * 1000)
+        ratio = Spread.of([value / whole.middle for value in ours.values])
+        on: Literal["ratio"] | None = "ratio" if rows == _SOME_ROWS[-1] else None
+        what = f"{_CHANGED_ROWS:,} changed rows among {rows:,}"
+        yield Line("incremental", what, "ms", ours, "a full snapshot", whole, ratio, on=on, limit=0.01, note=note)
+    few, many = taken.values()
+    what = f"— {_SOME_ROWS[-1] // _SOME_ROWS[0]} times the rows"
+    beside = f"among {_SOME_ROWS[0]:,}"
+    yield Line("incremental", what, "ms", milliseconds[1], beside, milliseconds[0], ratios(many, few), on="ratio", limit=1.3)
+
+
+def _recorded_world(world: World, stack: ExitStack, rows: int) -> tuple[str, ColdStore]:
+    url = stack.enter_context(world.new_database())
+    cold = stack.enter_context(world.library(stack.enter_context(world.new_path("store")), database=url))
+    _many_small_rows(url, rows)
+    cold.init(change_capture=True)
+    return url, cold
+
+
+def _many_small_rows(url: str, rows: int) -> None:
+    """Users of a hundred rows each, one of every user after the other."""
+    users = rows // 100
+    with psycopg.connect(url, autocommit=True) as conn:
+        install_reference_schema(conn)
+        conn.execute(
+            "INSERT INTO public.daily_memories (uid, date, entries) SELECT 'user_' || n %% %s, date '2026-01-01' + n / %s, to_jsonb(n)"
+            " FROM generate_series(0, %s) n",
+            (users, users, rows - 1),
+        )
+        conn.execute("VACUUM ANALYZE public.daily_memories")
+        conn.execute("CHECKPOINT")
+
+
+def _whole(cold: ColdStore) -> Callable[[], Sample]:
+    def once() -> Sample:
+        started = time.perf_counter()
+        cold.snapshot()
+        return Sample(time.perf_counter() - started)
+
+    return once
+
+
+def _changed(cold: ColdStore, url: str) -> Callable[[], Sample]:
+    users = count()
+
+    def once() -> Sample:
+        chosen = [f"user_{next(users)}" for _ in range(_CHANGED_ROWS // 100)]
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute("UPDATE public.daily_memories SET entries = to_jsonb(now()) WHERE uid = ANY (%s)", (chosen,))
+        started = time.perf_counter()
+        info = cold.snapshot_incremental()
+        seconds = time.perf_counter() - started
+        if info is None or sum(info.rows.values()) != _CHANGED_ROWS:
+            raise RuntimeError(f"taken {info and info.rows}, not {_CHANGED_ROWS} rows")
+        return Sample(seconds)
+
+    return once
+
+
+def chain(world: World) -> Iterator[Line]:
+    """A full snapshot and the incrementals of a day back into an empty database, beside a full snapshot of the same rows."""
+    with a_day(world) as lived:
+
+        def restored(snapshot: str) -> Callable[[], Sample]:
+            def once() -> Sample:
+                with world.new_database() as url:
+                    sample, _ = world.coldstore("restore", snapshot, "--store", lived.store, "--to", url)
+                    if world.count(url) != lived.rows:
+                        raise RuntimeError(f"restored {world.count(url)}, not {lived.rows}")
+                    return sample
+
+            return once
+
+        ours, peer = f"full + {LINKS} incrementals", "an equal full"
+        taken = take_turns({ours: restored(lived.chain), peer: restored(lived.full)}, rounds=world.rounds or 3, say=world.say)
+        note = f"From zstd; {lived.changed:,} rows and keys in the incrementals. No vector index."
+        yield versus("chain", f"restore of a full and {LINKS} incrementals", taken, ours, peer, limit=1.3, note=note)
+        yield _memory("chain", "peak memory, restore of a chain", taken[ours])
+        compacted = take_turns({"compact": _compacted(world, lived)}, rounds=world.rounds or 2, say=world.say)["compact"]
+        yield Line("chain", "compact of the same chain", "s", spread(compacted))
+        yield _memory("chain", "peak memory, compact", compacted)
+
+
+def _compacted(world: World, lived: Day) -> Callable[[], Sample]:
+    def once() -> Sample:
+        sample, info = world.coldstore("compact", lived.chain, "--store", lived.store, compression="zstd")
+        if info["rows"] != lived.rows:
+            raise RuntimeError(f"compacted {info['rows']}, not {lived.rows}")
+        return sample
+
+    return once
+
+
+# --- what writing costs ------------------------------------------------------------------------------------------------------------
+
+
+def capture(world: World) -> Iterator[Line]:
+    """Inserts into the reference tables, with and without change capture."""
+    with databases(world) as urls:
+        for rows, limit in ((1, 1.3), (100, 1.1)):
+            for table in TABLES:
+                path = script(world, table, rows)
+                taken = take_turns({n: writer(world, u, path) for n, u in urls.items()}, rounds=world.rounds or 15, say=world.say)
+                what = f"{table}, {rows} row{'s' * (rows > 1)} a statement"
+                yield versus("capture", what, taken, "with", "without", limit=limit, unit="ms")
+
+
+# --- http --------------------------------------------------------------------------------------------------------------------------
+
+
+def over_http(world: World) -> Iterator[Line]:
+    """One user's snapshot over loopback: one request after the other, and from several clients at once, which share the two cores with the
+    server and the database."""
+    uids = [uid for database, found in _both_databases(world) if database == "bulk" for uid in found]
+    with world.new_path("store") as store, world.new_database() as runs, world.library(store, database=runs) as cold:
+        cold.init()
+        yield from _requests(world, store, runs, uids)
+
+
+def _requests(world: World, store: Path, runs: str, uids: list[str]) -> Iterator[Line]:
+    with _served(world, store, runs) as post:
+        for uid in uids[:20]:
+            post(uid)
+        alone = [Sample(post(uid) * 1000) for uid in uids]
+        details = {"p95": sorted(s.value for s in alone)[int(len(alone) * 0.95)]}
+        world.say(f"    {spread(alone).middle:.2f} ms")
+        yield Line("http", "POST of one user's snapshot", "ms", spread(alone), on="ours", limit=25.0, details=details)
+        rates = []
+        for _ in range(world.rounds or 5):
+            with ThreadPoolExecutor(_CLIENTS) as pool:
+                started = time.perf_counter()
+                list(pool.map(post, uids * 3))
+                rates.append(Sample(len(uids) * 3 / (time.perf_counter() - started)))
+            world.say(f"    {rates[-1].value:.0f} requests/s")
+        what = f"{len(uids) * 3} snapshots of different users, {_CLIENTS} clients"
+        yield Line("http", what, "requests/s", spread(rates), on="ours", limit=100.0, at_least=True)
+
+
+@contextmanager
+def _served(world: World, store: Path, runs: str) -> Iterator[Callable[[str], float]]:
+    """A server in a process of its own; the function posts for a user, on a connection of its thread, and returns the seconds."""
+    key = secrets.token_hex(16)
+    environment = world.environment(COLD_STORE_API_KEY=key, COLD_STORE_RUNS_URL=runs, DATABASE_URL=world.url())
+    process = subprocess.Popen(
+        [*world.program, "serve", "--port", "0", "--store", store, "--json"],
+        env=environment,
+        cwd=world.scratch,
+        stdout=subprocess.PIPE,
+    )
+    mine = threading.local()
+
+    def post(uid: str) -> float:
+        started = time.perf_counter()
+        if not hasattr(mine, "connection"):
+            mine.connection = HTTPConnection("127.0.0.1", port)
+        body = json.dumps({"uid": uid})
+        mine.connection.request("POST", "/admin/memory/snapshot", body, {"x-api-key": key, "Content-Type": "application/json"})
+        answer = mine.connection.getresponse()
+        told = answer.read()
+        if answer.status != HTTPStatus.CREATED:
+            raise RuntimeError(f"the server answered {answer.status}: {told!r}")
+        return time.perf_counter() - started
+
+    assert process.stdout is not None
+    try:
+        port = json.loads(process.stdout.readline())["port"]
+        yield post
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
 # --- ten times as much -------------------------------------------------------------------------------------------------------------
 
 
@@ -696,6 +949,63 @@ def _memories(world: World, case: str, what: str, taken: Mapping[str, list[Sampl
     )
 
 
+# --- an agent's own documents ------------------------------------------------------------------------------------------------------
+
+
+def vault(world: World) -> Iterator[Line]:
+    """A megabyte of text saved and brought back, beside what one writes by hand: JSON, gzip, SHA-256, a file that is synced."""
+    with world.new_path("vault") as store, world.new_path("by-hand") as folder:
+        folder.mkdir()
+        agent = MemoryVault("agent-42", url=str(store), settings=config.build({}, {}))
+        saves = {"coldstore": agent.backup, "by hand": lambda memory: _save_by_hand(folder, memory)}
+        loads = {"coldstore": agent.restore, "by hand": lambda: _load_by_hand(folder)}
+        saved: dict[str, list[Sample]] = {name: [] for name in saves}
+        loaded: dict[str, list[Sample]] = {name: [] for name in loads}
+        for number in range(-_WARM, (world.rounds or 1) * _SAVES):
+            memory = _notes(number)
+            for name in sorted(saves, reverse=bool(number % 2)):
+                for taken, once in ((saved, partial(saves[name], memory)), (loaded, loads[name])):
+                    os.sync()
+                    started = time.perf_counter()
+                    found = once()
+                    if number >= 0:
+                        taken[name].append(Sample((time.perf_counter() - started) * 1000))
+                if found != memory:
+                    raise RuntimeError(f"{name} did not bring back what was saved")
+    note = "Both sync file and folder; ours is three files, plain, by hand it is one, gzip level 1."
+    for what, taken, limit in (("save 1 MB of text", saved, 15.0), ("bring it back", loaded, 10.0)):
+        line = versus("vault", what, taken, "coldstore", "by hand", unit="ms", note=note)
+        world.say(f"    {what}: {line.ours.middle:.2f} ms, by hand {line.peer.middle if line.peer else 0:.2f} ms")
+        yield replace(line, on="ours", limit=limit)
+
+
+def _notes(number: int) -> dict[str, str]:
+    """A megabyte of notes, of which the first is always another."""
+    text = "The user prefers short answers, and asked on Tuesday to be reminded of the report by the end of the week.\n"
+    return {f"notes/{n:03}.md": f"# {n} {number if n == 0 else 0}\n{text * (n % 90 + 5)}" for n in range(200)}
+
+
+def _save_by_hand(folder: Path, memory: Mapping[str, str]) -> None:
+    data = gzip.compress(json.dumps(memory).encode(), 1)
+    sums = hashlib.sha256(data).hexdigest()
+    with (folder / "new").open("wb") as file:
+        file.write(sums.encode() + data)
+        file.flush()
+        os.fsync(file.fileno())
+    (folder / "new").replace(folder / "memory.json.gz")
+    fd = os.open(folder, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def _load_by_hand(folder: Path) -> dict[str, str]:
+    stored = (folder / "memory.json.gz").read_bytes()
+    if hashlib.sha256(stored[64:]).hexdigest() != stored[:64].decode():
+        raise RuntimeError("damaged")
+    found: dict[str, str] = json.loads(gzip.decompress(stored[64:]))
+    return found
+
+
 Case = Callable[[World], Iterator[Line]]
 
 #: name → case, in the order of a whole run.
@@ -709,6 +1019,12 @@ CASES: dict[str, Case] = {
     "upload": upload,
     "trust": trust,
     "reading": reading,
+    "incremental": incremental,
+    "list": listing,
+    "http": over_http,
+    "capture": capture,
+    "chain": chain,
+    "vault": vault,
 }
 #: The same for `--large`.
 LARGE_CASES: dict[str, Case] = {"large-export": large_export, "large-restore": large_restore}

@@ -26,6 +26,7 @@ from coldstore.storage.store import Store
 from coldstore.tiers import EVERYBODY, Scope
 
 _FETCHERS = 8
+_LISTERS = 8
 
 
 def rfc3339(timestamp: int) -> str:
@@ -47,7 +48,8 @@ class Drilled(msgspec.Struct, frozen=True, kw_only=True):
 
 class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The stable form of a snapshot for programs, camelCase as JSON. `path` and `manifest` are keys below the store's root; `bytes` is
-    the plain document's size, `stored_bytes` and `sha256` are of the document as stored."""
+    the plain document's size, `stored_bytes` and `sha256` are of the document as stored. `parent`: what an incremental is built on, whose
+    `rows` are those that changed and the keys that are gone; `built_from`: whose chain was made into this one."""
 
     id: str
     path: str
@@ -68,6 +70,8 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     signed_by: str | None
     retained_until: str | None
     suspect: str | None
+    parent: str | None = None
+    built_from: str | None = None
     last_proven: str | None = None
     last_drill: Drilled | None = None
 
@@ -95,6 +99,8 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             signed_by=manifest.signature.by if manifest.signature else None,
             retained_until=manifest.retained.until if manifest.retained else None,
             suspect=manifest.suspect,
+            parent=manifest.parent.id if manifest.parent else None,
+            built_from=manifest.built_from,
             last_proven=rfc3339(proven[-1]) if proven else None,
             last_drill=Drilled(at=rfc3339(drilled[-1].timestamp), proven=drilled[-1].proven) if drilled else None,
         )
@@ -118,14 +124,33 @@ def read_manifest(store: Store, snapshot: str) -> model.Manifest:
     return manifest
 
 
-def keys(store: Store, *, scope: Scope | None = None, date: str | None = None, since: str | None = None) -> Iterator[SnapshotKey]:
-    """Keys of manifests, newest first. `date` is a UTC day, `2026-02-26`, and so is `since`, the first that counts."""
+def keys(
+    store: Store, *, scope: Scope | None = None, date: str | None = None, since: str | None = None, before: str | None = None
+) -> Iterator[SnapshotKey]:
+    """Keys of manifests, newest first. `date` is a UTC day, `2026-02-26`, and so is `since`, the first that counts. `before`: the id where
+    an earlier look ended; only what comes after it in this order.
+
+    One listing for the days and one for each of them, of a scope only its own names; a few days are asked at once then."""
     name = layout.scope_name(scope) if scope else None
+    edge = _place(before) if before is not None else None
     days = [date] if date else sorted((d for d in store.folders(layout.SNAPSHOTS) if d >= (since or "")), reverse=True)
-    for day in days:
+    if edge:
+        days = [d for d in days if d <= layout.date_of(edge[0])]
+
+    def of_day(day: str) -> list[SnapshotKey]:
         found = (layout.parse_key(o.key) for o in store.list(f"{layout.SNAPSHOTS}{day}/{f'memory-{name}-' if name else ''}"))
         wanted = [k for k in found if k and k.is_manifest and name in {None, k.scope_name}]
-        yield from sorted(wanted, key=lambda k: (k.timestamp, k.id), reverse=True)
+        return sorted((k for k in wanted if edge is None or (k.timestamp, k.id) < edge), key=lambda k: (k.timestamp, k.id), reverse=True)
+
+    # Everybody's days are as large as they are: one at a time. Of a scope a day has next to nothing, and waiting is all it costs.
+    for found in ordered_map(of_day, days, workers=_LISTERS if name else 0):
+        yield from found
+
+
+def _place(snapshot: str) -> tuple[int, str]:
+    """Where an id stands in the order of `keys`. Raises `NotFound` for one that cannot be."""
+    layout.folder_of(snapshot)
+    return layout.parse_id(snapshot)[1], snapshot
 
 
 def manifests(
@@ -134,11 +159,13 @@ def manifests(
     scope: Scope | None = None,
     date: str | None = None,
     since: str | None = None,
+    before: str | None = None,
     label: str | None = None,
     kind: str | None = None,
     limit: int | None = None,
 ) -> Iterator[model.Manifest | ColdStoreError]:
-    """Snapshots, newest first. One whose manifest cannot be read stands there as its error: a damaged one must not hide the others."""
+    """Snapshots, newest first, as `keys` finds them. One whose manifest cannot be read stands there as its error: a damaged one must not
+    hide the others."""
 
     def fetch(key: SnapshotKey) -> model.Manifest | ColdStoreError:
         try:
@@ -147,7 +174,7 @@ def manifests(
             return exc
 
     def matching() -> Iterator[model.Manifest | ColdStoreError]:
-        for found in ordered_map(fetch, keys(store, scope=scope, date=date, since=since), workers=_FETCHERS):
+        for found in ordered_map(fetch, keys(store, scope=scope, date=date, since=since, before=before), workers=_FETCHERS):
             if isinstance(found, model.Manifest):
                 if scope is not None and scope_of(found) != scope:
                     continue
@@ -167,15 +194,22 @@ def drills(store: Store) -> dict[str, list[layout.DrillKey]]:
 
 
 def newest(store: Store, scope: Scope = EVERYBODY, *, label: str | None = None) -> model.Manifest:
-    """The newest snapshot of a scope that is not suspect. A damaged manifest on the way is an error, not something to be passed over in
-    silence."""
+    """The newest snapshot of a scope's tables that is not suspect. A damaged manifest on the way is an error, not something to be passed
+    over in silence."""
+    if (found := newest_or_none(store, scope, label=label)) is not None:
+        return found
+    labelled = f" labelled {label!r}" if label is not None else ""
+    raise NotFound(f"{store.url} has no snapshot of {scope}{labelled}", hint="`coldstore list` shows what there is.")
+
+
+def newest_or_none(store: Store, scope: Scope, *, label: str | None = None, documents: bool = False) -> model.Manifest | None:
+    """The same, or None; of an agent's own `documents`, if asked. Neither of the two kinds ever stands for the other."""
     for found in manifests(store, scope=scope, label=label):
         if isinstance(found, ColdStoreError):
             raise found
-        if found.suspect is None:
+        if found.suspect is None and (found.kind == model.DOCUMENTS) is documents:
             return found
-    labelled = f" labelled {label!r}" if label is not None else ""
-    raise NotFound(f"{store.url} has no snapshot of {scope}{labelled}", hint="`coldstore list` shows what there is.")
+    return None
 
 
 # --- pointers ----------------------------------------------------------------------------------------------------------------------
@@ -191,6 +225,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     manifest: str
     checksum: str
     rows: dict[str, int]
+    kind: str = "full"
     head: model.Link | None = None
 
 
@@ -204,7 +239,8 @@ def pointer_to(manifest: model.Manifest) -> Pointer:
         document=manifest.document,
         manifest=layout.manifest_key(manifest.id),
         checksum=manifest.checksum,
-        rows=manifest.rows(),
+        rows=manifest.whole_rows(),
+        kind=manifest.kind,
     )
 
 
@@ -247,10 +283,15 @@ class Heads:
         self._lock = threading.Lock()
         self._listed: dict[str, str] | None = None
 
-    def rows(self, scope: Scope) -> dict[str, int]:
-        """Rows by tier of the newest good one, as far as the pointer tells."""
+    def rows(self, scope: Scope, *, documents: bool = False) -> dict[str, int]:
+        """Rows by tier of the newest good one, as far as the pointer tells; where that names one of the other kind, as a listing does."""
         pointer = read_pointer(self._store, layout.latest_key(scope))
-        return pointer.rows if pointer else {}
+        if pointer is None or (pointer.kind == model.DOCUMENTS) is documents:
+            return pointer.rows if pointer else {}
+        with suppress(ColdStoreError):
+            found = newest_or_none(self._store, scope, documents=documents)
+            return found.whole_rows() if found else {}
+        return {}
 
     def before(self, scope: Scope, timestamp: int) -> model.Link | None:
         """The newest that is older than `timestamp`; a clock that went back does not put the later one first."""
@@ -349,7 +390,8 @@ def record_deletion(store: Store, manifests: Sequence[model.Manifest], *, now: i
 def remove(store: Store, manifest: model.Manifest) -> None:
     """The second half, for each: it is not listed any more from the first step on."""
     store.delete(layout.manifest_key(manifest.id))
-    store.delete(manifest.document)
+    for key in manifest.objects():
+        store.delete(key)
     if manifest.sealing is not None:
         for key in keys_objects(store, manifest.id):
             store.delete(key)

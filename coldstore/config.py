@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from pydantic_settings.sources import InitSettingsSource
 
-from coldstore.errors import ConfigError
+from coldstore.errors import ConfigError, redact
 from coldstore.tiers import BUILT_IN, Tier, enabled_tiers
 
 FILE = "coldstore.toml"
@@ -45,6 +45,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "retain_mode",
     ),
     "snapshot": ("compression", "compression_level", "vectors", "readers", "writers", "frame_mb", "max_fall"),
+    "incremental": ("incremental_keep_days",),
     "restore": ("jobs", "maintenance_work_mem"),
     "drill": ("assertion_timeout", "assertions"),
     "runs": ("runs_log", "runs_timeout"),
@@ -58,6 +59,22 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "scheduler_attempts",
         "scheduler_parallel",
     ),
+    "server": (
+        "server_host",
+        "server_port",
+        "server_wait_seconds",
+        "server_stop_seconds",
+        "server_workers",
+        "server_parallel",
+        "server_body_kb",
+        "server_rate_per_second",
+        "server_rate_burst",
+        "server_idempotency_hours",
+        "server_keys_file",
+        "server_open_metrics",
+        "server_targets",
+    ),
+    "vault": ("vault_quota_mb", "vault_object_mb"),
     "encryption": ("key_rings", "seal", "kms_endpoint_url"),
     "signing": ("signing_key_file", "trusted_keys", "require_signature"),
     "retention": (
@@ -77,9 +94,12 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 FILE_KEYS = {"assertions": "assert", "runs_log": "log", "runs_timeout": "timeout"} | {
     f"keep_{name}": name for name in ("preset", "last", "days", "daily", "weekly", "monthly", "floor", "labels")
 }
+FILE_KEYS |= {name: name.removeprefix("incremental_") for name in SECTIONS["incremental"]}
 FILE_KEYS |= {name: name.removeprefix("scheduler_") for name in SECTIONS["scheduler"]}
+FILE_KEYS |= {name: name.removeprefix("vault_") for name in SECTIONS["vault"]}
+FILE_KEYS |= {name: name.removeprefix("server_") for name in SECTIONS["server"]}
 #: Variables of ours that are no settings.
-_OTHER_VARIABLES = frozenset({"COLD_STORE_DEBUG", "COLD_STORE_DRILL_URL", "COLD_STORE_TARGET_URL"})
+_OTHER_VARIABLES = frozenset({"COLD_STORE_AGENT", "COLD_STORE_DEBUG", "COLD_STORE_DRILL_URL", "COLD_STORE_TARGET_URL"})
 
 
 def _split(value: object) -> object:
@@ -120,7 +140,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, env_ignore_empty=True)
 
     database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL", description="Where memory is read from: a Postgres URL.")
-    api_key: SecretStr | None = Field(None, description="Key of the admin HTTP API.")
+    api_key: SecretStr | None = Field(None, description="A key of the admin HTTP API that may do everything; 16 characters or more.")
+    api_keys: SecretStr | None = Field(None, description="Several: `name:role:key`, with commas between; the role is `admin` or `read`.")
 
     backend: Literal["local", "s3", "gcs"] | None = Field(None, description="Where snapshots go. Default: local.")
     bucket: str | None = Field(None, description="Bucket of s3 or gcs; for local, the folder.")
@@ -145,6 +166,10 @@ class Settings(BaseSettings):
 
     max_fall: float = Field(
         0.5, ge=0, le=1, description="Share of rows by which a snapshot may be smaller than the one before and not be suspect."
+    )
+
+    incremental_keep_days: int = Field(
+        7, ge=1, le=3650, description="Days for which recorded changes wait for the next snapshot of somebody who has none meanwhile."
     )
 
     jobs: int = Field(2, ge=1, le=64, description="Connections that a restore loads with at once.")
@@ -187,6 +212,29 @@ class Settings(BaseSettings):
     scheduler_stop_seconds: int = Field(60, ge=0, le=86400, description="Seconds that a run may go on when the scheduler is stopped.")
     scheduler_attempts: int = Field(3, ge=1, le=100, description="How often a slot is begun when processes die.")
     scheduler_parallel: int = Field(2, ge=1, le=64, description="Runs of one scheduler at a time.")
+
+    server_host: str = Field("127.0.0.1", min_length=1, description="Address to listen at.")
+    server_port: int = Field(8000, ge=0, le=65535, description="Port to listen at; 0 takes a free one.")
+    server_wait_seconds: float = Field(
+        30, ge=0, le=3600, description="Seconds that a request waits for its run before it is told where to look for it."
+    )
+    server_stop_seconds: int = Field(30, ge=0, le=86400, description="Seconds that a run may go on when the server is stopped.")
+    server_workers: int = Field(4, ge=1, le=64, description="Snapshots of one user or workspace at a time.")
+    server_parallel: int = Field(2, ge=1, le=64, description="Other runs at a time: snapshots of everybody, restores, verifies.")
+    server_body_kb: int = Field(64, ge=1, le=16384, description="Kilobytes that a request's body may have.")
+    server_rate_per_second: float = Field(0, ge=0, le=100_000, description="Requests a second that each key may make; 0: any number.")
+    server_rate_burst: int = Field(20, ge=1, le=100_000, description="Requests that a key may make at once after a pause.")
+    server_idempotency_hours: int = Field(24, ge=1, le=8760, description="Hours for which an Idempotency-Key is remembered.")
+    server_keys_file: str | None = Field(None, description="File with API keys: one `name:role:key` a line.")
+    server_open_metrics: bool = Field(False, description="Whether /metrics is told without a key.")
+    server_targets: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Databases that a request may restore into: a name for each URL."
+    )
+
+    vault_quota_mb: float | None = Field(None, ge=0, description="Megabytes that one agent's snapshots may take. Default: no quota.")
+    vault_object_mb: float | None = Field(
+        None, ge=0.1, description="Megabytes of the largest object that the store takes: larger memories are cut into parts."
+    )
 
     key: SecretStr | None = Field(None, description="Keys of the key ring `local`: the text of a key file.")
     key_rings: Names = Field(
@@ -242,7 +290,10 @@ class Settings(BaseSettings):
             return f"{scheme}://{self.bucket}/{self.prefix.strip('/')}".rstrip("/")
         if self.bucket and self.backend is None:
             raise ConfigError("a bucket is set, but not where it is", hint="Set COLD_STORE_BACKEND to s3 or gcs.")
-        return str(Path(self.path or self.bucket or DEFAULT_PATH) / self.prefix.strip("/"))
+        folder = self.path or self.bucket or DEFAULT_PATH
+        if "://" in folder:  # or the store would be a folder called `s3:`
+            raise ConfigError("the store's path is a URL, and it must be a folder", hint="Set `url`, or COLD_STORE_URL, instead.")
+        return str(Path(folder) / self.prefix.strip("/"))
 
     def all_tiers(self) -> tuple[Tier, ...]:
         """The built-in tiers with the file's merged over them, the new ones after."""
@@ -339,14 +390,24 @@ def read_file(path: Path) -> dict[str, Any]:
                     raise _misplaced(path, key)
                 raise _unknown(f"key {key!r} in [{section}] of {path}", key, known)
             values[known[key]] = value
+    _refuse_passwords(values.get("server_targets"), path)
     _resolve_paths(values, path.parent)
     return values
 
 
+def _refuse_passwords(targets: object, path: Path) -> None:
+    for name, url in targets.items() if isinstance(targets, dict) else ():
+        if isinstance(url, str) and redact(url) != url:
+            raise ConfigError(
+                f"the target {name!r} in {path} holds a password",
+                hint=f"Secrets belong to the environment: set {PREFIX}SERVER_TARGETS, or leave the password to ~/.pgpass.",
+            )
+
+
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """Paths are as the file's author meant them, wherever the program is started."""
-    for name in ("path", "signing_key_file"):
-        if isinstance(values.get(name), str):
+    for name in ("path", "signing_key_file", "server_keys_file"):
+        if isinstance(values.get(name), str) and "://" not in values[name]:
             values[name] = str(folder / Path(values[name]).expanduser())
     if isinstance(values.get("key_rings"), list):
         values["key_rings"] = [_beside(folder, spec) for spec in values["key_rings"]]

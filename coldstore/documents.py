@@ -21,7 +21,7 @@ import msgspec
 
 from coldstore.catalog import add_keys, added_keys
 from coldstore.codec.compress import SUFFIXES, Codec, codec_of, decode_stream
-from coldstore.codec.pipeline import decode
+from coldstore.codec.pipeline import check, decode
 from coldstore.codec.seal import CIPHER, DataKey
 from coldstore.codec.seal import SUFFIX as SEALED
 from coldstore.codec.sign import SigningKey
@@ -40,6 +40,7 @@ from coldstore.errors import (
 )
 from coldstore.keyrings.open import unwrap_with_any, wrap_for_all
 from coldstore.keyrings.ring import KeyRing
+from coldstore.storage import parts
 from coldstore.storage.store import Store
 from coldstore.tiers import Scope
 
@@ -55,12 +56,6 @@ class Part:
     array: str
     size: int
     rows: Callable[[], Iterable[bytes]]
-
-
-class Readable(Protocol):
-    """The one thing of a store that reading a document needs."""
-
-    def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes: ...
 
 
 class Document(Protocol):
@@ -135,7 +130,7 @@ class Owner:
 class StoredDocument:
     """A snapshot of a store, by its manifest; a sealed one with its data key. `open_stored` finds that."""
 
-    store: Readable
+    store: parts.Readable
     manifest: model.Manifest
     data_key: DataKey | None = None
 
@@ -160,6 +155,12 @@ class StoredDocument:
         return [msgspec.structs.replace(t, digest=self._unmasked(t.digest, f"digest {t.array}")) for t in self.manifest.tiers]
 
     @property
+    def state(self) -> list[model.TierSummary] | None:
+        """What an incremental and all that it builds on come to, where that is known."""
+        found = self.manifest.state
+        return found and [msgspec.structs.replace(t, digest=self._unmasked(t.digest, f"state {t.array}")) for t in found]
+
+    @property
     def plain_sha256(self) -> str:
         return self._unmasked(self.manifest.plain_sha256, "plainSha256")
 
@@ -173,16 +174,25 @@ class StoredDocument:
     def frame(self, number: int) -> bytes:
         """The plain bytes of one frame, checked. Raises `TruncatedDocument` or `CorruptDocument`."""
         frame = self.manifest.frames[number]
+        last = number == len(self.manifest.frames) - 1
+        return decode(self._stored(frame), frame, self._codec(), self.data_key, key=self.manifest.document, number=number, last=last)
+
+    def stored_frame(self, number: int) -> bytes:
+        """The same as stored, for which no key is needed."""
+        frame = self.manifest.frames[number]
+        stored = self._stored(frame)
+        check(stored, frame, key=self.manifest.document)
+        return stored
+
+    def _stored(self, frame: model.Frame) -> bytes:
         try:
-            stored = self.store.read(self.manifest.document, start=frame.offset, length=frame.length)
+            return parts.read(self.store, self.manifest.objects(), start=frame.offset, length=frame.length)
         except ObjectMissing as exc:
             raise CorruptDocument(
                 f"the document {self.manifest.document} is missing, though its manifest is there",
                 key=self.manifest.document,
                 hint="Use another snapshot.",
             ) from exc
-        last = number == len(self.manifest.frames) - 1
-        return decode(stored, frame, self._codec(), self.data_key, key=self.manifest.document, number=number, last=last)
 
     def _codec(self) -> Codec:
         if self.manifest.codec not in SUFFIXES:
@@ -269,8 +279,8 @@ class LineFile:
         with closing(self._open()) as chunks:
             rest = lines(chunks)
             next(rest, None)
-            rows = read_rows(rest, [t.array for t in self.header.schema.tables], key=self.name)
-            yield from _gathered(((a, r) for a, r in rows if a in arrays), only)
+            rows = read_rows(rest, model.arrays(self.header), key=self.name)
+            yield from gathered(((a, r) for a, r in rows if a in arrays), only)
 
 
 class ForeignFile:
@@ -312,10 +322,10 @@ class ForeignFile:
     def parts(self, wanted: Iterable[str], only: Owner | None = None) -> Generator[Part]:
         arrays = set(wanted)
         with closing(self._open()) as chunks:
-            yield from _gathered(((a, r) for a, r in foreign.split(chunks) if a in arrays), only)
+            yield from gathered(((a, r) for a, r in foreign.split(chunks) if a in arrays), only)
 
 
-def _gathered(rows: Iterator[tuple[str, bytes]], only: Owner | None) -> Generator[Part]:
+def gathered(rows: Iterator[tuple[str, bytes]], only: Owner | None) -> Generator[Part]:
     held: list[bytes] = []
     array, size = "", 0
     for name, row in rows:
@@ -336,7 +346,7 @@ def open_file(path: Path, *, rings: Sequence[KeyRing] = ()) -> Document:
     if beside != path.name and (path.parent / beside).is_file():
         manifest = model.decode_manifest((path.parent / beside).read_bytes(), key=beside)
         if manifest.document.rsplit("/", 1)[-1] == path.name:
-            return StoredDocument(_FileStore(path), manifest, _data_key(manifest, rings, lambda: _keys_beside(path, manifest.id)))
+            return StoredDocument(_FileStore(path.parent), manifest, _data_key(manifest, rings, lambda: _keys_beside(path, manifest.id)))
     if path.name.endswith(SEALED):
         raise CorruptManifest(
             f"{path.name} is sealed, and its manifest is not beside it",
@@ -390,15 +400,16 @@ def _file_chunks(file: BinaryIO) -> Iterator[bytes]:
 
 
 class _FileStore:
-    """One local file in the place of a store: what `StoredDocument` reads its frames from."""
+    """The folder of a local file in the place of a store: what `StoredDocument` reads its frames from."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        path = self._folder / key.rpartition("/")[2]
         try:
-            with self._path.open("rb") as file:
+            with path.open("rb") as file:
                 file.seek(start)
                 return file.read() if length is None else file.read(length)
         except FileNotFoundError as exc:
-            raise ObjectMissing(f"there is no file {self._path}", key=key) from exc
+            raise ObjectMissing(f"there is no file {path}", key=key) from exc

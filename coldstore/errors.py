@@ -20,11 +20,13 @@ sentence and the hint and exits with `exit_code`. Errors of third parties are tr
     │   ├── ObjectMissing
     │   ├── ObjectLocked                       kept from deletion until a date, or by a hold
     │   ├── RetentionRefused                   a place that cannot keep an object from deletion was asked to
-    │   └── StoreFull                          disk or quota
+    │   ├── StoreFull                          disk or quota
+    │   └── QuotaExceeded                      what one agent may keep is used up; nothing was written
     ├── DocumentError                      5   what was read is not what was written
     │   ├── CorruptDocument
     │   ├── TruncatedDocument
     │   ├── CorruptManifest
+    │   ├── ChainBroken                        what an incremental snapshot is built on is gone, damaged or another
     │   └── UnsupportedFormat                  written by a newer coldstore, or by nobody we know
     ├── NotFound                           6   no such snapshot, uid, workspace or tier
     ├── RestoreRefused                     7   the target would be harmed, so nothing was done
@@ -41,6 +43,9 @@ sentence and the hint and exits with `exit_code`. Errors of third parties are tr
     ├── PruneIncomplete                   12   something that was to be deleted is still there
     ├── SuspectSnapshot                   13   it is stored, but has so few rows that somebody should look first
     ├── DoctorFailed                      14   `doctor` found a promise that is not kept
+    ├── FolderError                       15   a folder of files cannot be read, or not be put in its place
+    ├── ChainRefused                      16   a chain of snapshots cannot be continued, made into one, or lose this one
+    ├── InvalidMemory                     17   what an agent wants to keep would not come back as it is
     └── SignatureError                    11   who wrote it is not who must have
         ├── SignatureMissing                   one is required, and there is none
         ├── SignatureUntrusted                 by a key that is not among the trusted ones
@@ -167,6 +172,10 @@ class StoreFull(StoreError):
     pass
 
 
+class QuotaExceeded(StoreError):
+    pass
+
+
 class DocumentError(ColdStoreError):
     exit_code = 5
 
@@ -180,6 +189,10 @@ class TruncatedDocument(DocumentError):
 
 
 class CorruptManifest(DocumentError):
+    pass
+
+
+class ChainBroken(DocumentError):
     pass
 
 
@@ -245,6 +258,18 @@ class SuspectSnapshot(ColdStoreError):
 
 class DoctorFailed(ColdStoreError):
     exit_code = 14
+
+
+class FolderError(ColdStoreError):
+    exit_code = 15
+
+
+class ChainRefused(ColdStoreError):
+    exit_code = 16
+
+
+class InvalidMemory(ColdStoreError):
+    exit_code = 17
 
 
 class SignatureError(ColdStoreError):

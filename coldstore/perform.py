@@ -43,7 +43,11 @@ def perform(settings: Settings, instruction: Instruction, progress: Progress) ->
 
 
 def _snapshot(store: ColdStore, asked: Instruction, progress: Progress) -> None:
-    if not asked.each:
+    if asked.kind == "incremental":
+        store.snapshot_incremental(
+            uid=asked.scope.uid, workspace=asked.scope.workspace, label=asked.label, auto_full=True, progress=progress
+        )
+    elif not asked.each:
         store.snapshot(uid=asked.scope.uid, workspace=asked.scope.workspace, label=asked.label, progress=progress)
     elif not sum(1 for _ in store.snapshot_each_user(label=asked.label, progress=progress)):
         raise NotFound("there is no user in any tier", hint="Check the tiers' `uid` columns.")

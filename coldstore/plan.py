@@ -11,7 +11,7 @@ import msgspec
 
 from coldstore.document import model
 from coldstore.documents import Document, ForeignFile, Owner
-from coldstore.errors import CorruptDocument, NotFound, SchemaMismatch, TableMissing
+from coldstore.errors import CorruptDocument, NotFound, RestoreRefused, SchemaMismatch, TableMissing
 from coldstore.postgres.connect import Connection
 from coldstore.postgres.introspect import find, inspect, resolve
 from coldstore.postgres.table_plan import TablePlan
@@ -20,6 +20,11 @@ from coldstore.tiers import EVERYBODY, Scope, Tier
 
 def effective_scope(document: Document, wanted: Scope | None) -> Scope:
     """Whose memory comes back: the wanted scope, which must lie within the document's."""
+    if document.schema is not None and not document.schema.tables:
+        raise RestoreRefused(
+            f"{document.name} holds an agent's own files, which no database has a table for",
+            hint=f"They go into a folder: `coldstore restore {document.name} --to FOLDER`.",
+        )
     if wanted is None or wanted in {EVERYBODY, document.scope}:
         return document.scope
     if document.scope != EVERYBODY:

@@ -26,6 +26,7 @@ def recorded(
     progress: Progress,
     required: bool = False,
     apart: bool = False,
+    run_id: str | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Iterator[RunHandle]:
     """The block is one run of `log`, or part of the run in whose block it stands. `apart`: the list was given a database of its own, and it
@@ -37,7 +38,7 @@ def recorded(
     run, trouble = unlogged(), None
     try:
         if log is not None and (required or _writes(log, apart=apart)):
-            run = log.begin(kind, trigger=trigger, scope=scope, details=details) or run
+            run = log.begin(kind, trigger=trigger, scope=scope, run_id=run_id, details=details) or run
     except ColdStoreError as exc:
         if required:
             raise

@@ -80,8 +80,10 @@ class Plan:
         if row.cron_expression is None or row.input_message is None:
             raise ConfigError("a schedule needs a cron_expression and an input_message")
         asked = within(parse(row.input_message), row.workspace_id)
-        if asked.kind == "incremental":
-            raise ConfigError("this version takes no incremental snapshots", hint="Ask for a full one.")
+        if asked.kind == "incremental" and asked.each:
+            raise ConfigError(
+                "an incremental snapshot is of everybody, of one user or of one workspace", hint="Ask for a full one of each user."
+            )
         return cls(_cadence(row.cron_expression, asked.zone or options.zone), asked, asked.misfire or options.misfire)
 
     def next(self, after: datetime, count: int = 1) -> list[datetime]:
@@ -315,7 +317,8 @@ class Scheduler:
 
     def _start(self, job: _Job, asked: Instruction, slot: datetime, now: datetime) -> None:
         again = f", attempt {job.run.attempt}" if job.run.attempt > 1 else ""
-        what = f"{asked.action} of {'each user' if asked.each else asked.scope}" if asked.action == "snapshot" else asked.action
+        kind = "incremental snapshot" if asked.kind == "incremental" else "snapshot"
+        what = f"{kind} of {'each user' if asked.each else asked.scope}" if asked.action == "snapshot" else asked.action
         self._say(f"schedule {job.row.id}: {what} for {slot:%Y-%m-%dT%H:%M:%SZ}{again}", schedule=job.row.id, slot=slot, run=job.run.id)
         # A daemon, for one that does not stop when it is told to must not keep the process from ending.
         job.thread = threading.Thread(target=self._execute, args=(job, asked, now), name=f"coldstore-{job.run.id}", daemon=True)

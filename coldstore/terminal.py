@@ -67,7 +67,7 @@ def snapshots(found: list[SnapshotInfo | ColdStoreError]) -> Table:
             table.add_row(f"[red]damaged[/red] {item.key or ''}", str(item), "", "", "", "", "")
             continue
         at = item.snapshot_at.replace("T", " ").removesuffix("Z")
-        rows = f"{sum(item.rows.values()):,}"
+        rows = f"{sum(item.rows.values()):,}{' changed' if item.parent else ''}"
         label = _plain(item.label or "") + (" [yellow]suspect[/yellow]" if item.suspect else "")
         table.add_row(item.id, _plain(whose(item)), at, label.strip(), rows, size(item.stored_bytes), proven(item))
     return table

@@ -15,7 +15,23 @@ from coldstore.errors import ConfigError
 
 #: Keys of a document's header; no tier's array may be called like one of them.
 RESERVED_ARRAYS = frozenset(
-    {"format", "snapshotAt", "uid", "workspace", "id", "kind", "label", "generator", "database", "schema", "parent", "deleted", "documents"}
+    {
+        "format",
+        "snapshotAt",
+        "uid",
+        "workspace",
+        "id",
+        "kind",
+        "label",
+        "generator",
+        "database",
+        "schema",
+        "parent",
+        "resets",
+        "deleted",
+        "documents",
+        "bundle",
+    }
 )
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -48,6 +64,8 @@ class Tier:
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
             raise ConfigError(f"tier name {self.name!r} is not an identifier", hint="Use letters, digits and underscores.")
+        if self.name == "deleted":  # where rows are counted by tier, it counts those that an incremental says are gone
+            raise ConfigError("no tier can be called 'deleted'", hint="Choose another name, and keep the table's with `table = …`.")
         if not self.array:
             object.__setattr__(self, "array", camel_case(self.name))
         if self.array in RESERVED_ARRAYS or "\n" in self.array:

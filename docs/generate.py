@@ -42,12 +42,11 @@ TIER_KEYS = {
     "enabled": "`false` switches the tier off, `true` one of the built-in ones on.",
 }
 OTHER_VARIABLES = {
+    "COLD_STORE_AGENT": "The agent of `coldstore vault`, instead of `--agent`.",
     "COLD_STORE_DRILL_URL": "The server of `coldstore drill`, instead of `--to`.",
     "COLD_STORE_DEBUG": "Any value: print the traceback of an error as well.",
     "COLD_STORE_TARGET_URL": "The target of `coldstore restore`, instead of `--to`.",
 }
-# Settings that are accepted because other programs of the same family set them.
-WITHOUT_EFFECT = {"api_key": "This version has no HTTP API: the key is accepted and not used."}
 
 
 # --- Markdown ----------------------------------------------------------------------------------------------------------------------
@@ -252,7 +251,7 @@ def _configuration_lines() -> Iterator[str]:
     yield "Secrets do not belong into a file that is kept with the code, so these stand in no section. The credentials of S3 and GCS"
     yield "come the way each cloud's own tools find them."
     yield ""
-    yield from _table(["Variable", "Meaning"], [[_code(variable(n)), _described(n, fields[n])] for n in alone] + _other_variables())
+    yield from _table(["Variable", "Meaning"], [[_code(variable(n)), _described(fields[n])] for n in alone] + _other_variables())
     for section, names in config.SECTIONS.items():
         yield f"## [{section}]"
         yield ""
@@ -264,7 +263,7 @@ def _configuration_lines() -> Iterator[str]:
                     _code(variable(n)),
                     _values(fields[n]),
                     _setting_default(fields[n]),
-                    _described(n, fields[n]),
+                    _described(fields[n]),
                 ]
                 for n in names
             ),
@@ -294,8 +293,8 @@ def _other_variables() -> list[list[str]]:
     return [[_code(name), OTHER_VARIABLES[name]] for name in sorted(config._OTHER_VARIABLES)]  # noqa: SLF001
 
 
-def _described(name: str, field: FieldInfo) -> str:
-    return " ".join(filter(None, [field.description, WITHOUT_EFFECT.get(name)]))
+def _described(field: FieldInfo) -> str:
+    return field.description or ""
 
 
 def _values(field: FieldInfo) -> str:
@@ -361,7 +360,7 @@ def exit_codes() -> Mapping[int, str]:
     own = {getattr(errors, name).exit_code: text for name, text in tree().items() if getattr(errors, name).__bases__ == (ColdStoreError,)}
     return {
         0: "done",
-        1: "something unforeseen: a defect, no memory left, standard output could not be written",
+        1: "something unforeseen: a defect, no memory left, standard output could not be written; with `diff --exit-code`: they differ",
         **own,
         128 + signal.SIGHUP: "the terminal went away (SIGHUP)",
         128 + signal.SIGINT: "interrupted (Ctrl-C)",

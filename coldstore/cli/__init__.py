@@ -21,11 +21,11 @@ import msgspec
 import typer
 
 from coldstore import __version__
-from coldstore.cli import drill, keys, look, memory, retention, runs, service, trust
+from coldstore.cli import compare, drill, keys, look, memory, moving, retention, runs, service, trust, vault
 from coldstore.cli.common import abandon_output, app, printing
 from coldstore.errors import ColdStoreError, ConfigError, DatabaseError, DocumentError, NotFound, StoreError
 
-__all__ = ["app", "drill", "keys", "look", "main", "memory", "retention", "runs", "service", "trust"]
+__all__ = ["app", "compare", "drill", "keys", "look", "main", "memory", "moving", "retention", "runs", "service", "trust", "vault"]
 
 
 def _version(wanted: bool) -> None:

@@ -6,12 +6,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from datetime import date as day
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
+from coldstore import terminal
 from coldstore.app import ColdStore
 from coldstore.config import load
 from coldstore.errors import ColdStoreError, ConfigError
@@ -39,11 +42,15 @@ SnapshotId = Annotated[str | None, typer.Argument(metavar="ID", help="A snapshot
 
 @contextmanager
 def opened(config: Path | None, **flags: Any) -> Iterator[ColdStore]:
+    refuse_empty(**flags)
+    with ColdStore(load(config=config, flags=flags), trigger="cli") as store:
+        yield store
+
+
+def refuse_empty(**flags: Any) -> None:
     for name, value in flags.items():
         if value == "":  # `--store "$UNSET"` must not end up wherever the default is
             raise ConfigError(f"{_FLAGS[name]} is empty", hint="Name something, or leave the option out.")
-    with ColdStore(load(config=config, flags=flags), trigger="cli") as store:
-        yield store
 
 
 _FLAGS = {"url": "--store", "database_url": "--database", "compression": "--compression"}
@@ -76,3 +83,25 @@ def abandon_output() -> None:
     """Python would complain once more when it flushes standard output at exit."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_date(date: str | None) -> None:
+    if date is not None:
+        try:
+            day.fromisoformat(date)
+        except ValueError:
+            raise ConfigError(f"{date!r} is not a date", hint="Write it as 2026-02-26.") from None
+
+
+def say_line(message: str, /, **_: object) -> None:
+    """What happens in a command that stays, on standard error with the time; a terminal that hung up reads nothing."""
+    with suppress(OSError):
+        sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {terminal.printable(message)}\n")
+        sys.stderr.flush()
+
+
+def say_json(message: str, /, **facts: object) -> None:
+    """The same for programs: one JSON object a line."""
+    with suppress(OSError):
+        sys.stdout.write(msgspec.json.encode({"at": datetime.now(UTC), "message": message, **facts}).decode() + "\n")
+        sys.stdout.flush()

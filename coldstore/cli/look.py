@@ -88,7 +88,8 @@ _KINDS = {"all": "everybody", "uid": "users", "workspace": "workspaces"}
 
 def _overview(found: Status) -> list[tuple[str, str]]:
     tally, newest, cost = found.tally, found.tally.newest, found.cost
-    shares = [(tally.sealed, "sealed"), (tally.signed, "signed"), (tally.retained, "under retention")]
+    kinds = [(tally.incremental, "incremental")] if tally.incremental else []
+    shares = [*kinds, (tally.sealed, "sealed"), (tally.signed, "signed"), (tally.retained, "under retention")]
     doubts = [(tally.suspect, "suspect"), (tally.damaged, "damaged"), (tally.future, "dated after now")]
     age = f"{newest.id}, {_age(tally.now - newest.timestamp)} ago" if newest else "there is none"
     last, before = tally.last_days, tally.days_before

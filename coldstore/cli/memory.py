@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date as day
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coldstore import terminal
+from coldstore import folders, terminal
 from coldstore.app import MODES, ON_CONFLICT
 from coldstore.catalog import SnapshotInfo
+from coldstore.chained import ChainDocument
+from coldstore.cli.changes import LIMIT, lines_of
 from coldstore.cli.common import (
     Config,
     Database,
@@ -23,12 +24,18 @@ from coldstore.cli.common import (
     Uid,
     Workspace,
     app,
+    check_date,
     opened,
     print_json,
     write,
 )
+from coldstore.cli.vault import tell_placed
+from coldstore.compact import plain_chunks
+from coldstore.document import model
 from coldstore.documents import Owner, StoredDocument
 from coldstore.errors import ColdStoreError, ConfigError, NotFound
+from coldstore.files.place import Placing
+from coldstore.restore import Report
 from coldstore.storage import layout
 from coldstore.tiers import Scope
 
@@ -43,6 +50,10 @@ def init(
             "--schedule-trigger/--no-schedule-trigger", help="Make, or remove, a trigger by which changed schedules count at once."
         ),
     ] = None,
+    change_capture: Annotated[
+        bool | None,
+        typer.Option("--change-capture/--no-change-capture", help="Make, or remove, what records changes for incremental snapshots."),
+    ] = None,
     database: Database = None,
     config: Config = None,
     json: Json = False,
@@ -53,13 +64,15 @@ def init(
     and the other reference tables, for those who have none yet; what is there stays.
     """
     with opened(config, database_url=database) as store:
-        applied = store.init(reference_schema=reference_schema, schedule_trigger=schedule_trigger)
+        applied = store.init(reference_schema=reference_schema, schedule_trigger=schedule_trigger, change_capture=change_capture)
     if json:
         print_json({"migrations": applied, "referenceSchema": reference_schema})
     else:
         print(f"{len(applied)} migrations applied." if applied else "The coldstore tables are up to date.")
         if reference_schema:
             print("The reference tables are there.")
+        if change_capture is not None:
+            print("Changes are recorded from now on." if change_capture else "Changes are not recorded.")
 
 
 @app.command()
@@ -72,35 +85,64 @@ def snapshot(
     label: Label = None,
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Nobody's memory is no error.")] = False,
     accept: Annotated[bool, typer.Option("--accept", help="Good, even if it holds far less than the one before.")] = False,
+    incremental: Annotated[bool, typer.Option("--incremental", help="Only what changed since the newest snapshot.")] = False,
+    auto_full: Annotated[bool, typer.Option("--auto-full", help="A full one, where an incremental one has nothing to build on.")] = False,
+    even_if_empty: Annotated[bool, typer.Option("--even-if-empty", help="An incremental one also when nothing changed.")] = False,
+    prove: Annotated[bool, typer.Option("--prove", help="Read everything, and claim what an incremental one makes of it.")] = False,
     compression: Annotated[str | None, typer.Option("--compression", help="none, gzip or zstd.")] = None,
     store_url: StoreUrl = None,
     database: Database = None,
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Write memory to the store: everybody's, one user's, one workspace's, or each user's."""
+    """Write memory to the store: everybody's, one user's, one workspace's, or each user's.
+
+    With --incremental only what changed since the newest snapshot of the same scope, which `coldstore init --change-capture` has the
+    database record; when nothing did, nothing is written.
+    """
     if sum([everybody, uid is not None, workspace is not None, each_user]) > 1:
         raise ConfigError("choose one of --all, --uid, --workspace and --each-user")
+    if incremental and each_user:
+        raise ConfigError("an incremental snapshot is of everybody, of one user or of one workspace", hint="Leave --each-user out.")
+    if (auto_full or even_if_empty or prove) and not incremental:
+        raise ConfigError("--auto-full, --even-if-empty and --prove are for incremental snapshots", hint="Add --incremental.")
+    found: list[SnapshotInfo] = []
+    info: SnapshotInfo | None = None
     with (
         opened(config, url=store_url, database_url=database, compression=compression) as store,
         terminal.progress(quiet=json) as progress,
     ):
         if each_user:
-            found = list(store.snapshot_each_user(label=label, accept=accept, progress=progress))
+            found = [*store.snapshot_each_user(label=label, accept=accept, progress=progress)]
             if not found and not allow_empty:
                 raise NotFound(
                     "there is no user in any tier", hint="Check the tiers' `uid` columns. --allow-empty takes that for an answer."
                 )
+        elif incremental:
+            info = store.snapshot_incremental(
+                uid=uid,
+                workspace=workspace,
+                label=label,
+                auto_full=auto_full,
+                even_if_empty=even_if_empty,
+                prove=prove,
+                allow_empty=allow_empty,
+                accept=accept,
+                progress=progress,
+            )
+            parent = store.latest(uid=uid, workspace=workspace).id if info is None else None
         else:
-            found = [store.snapshot(uid=uid, workspace=workspace, label=label, allow_empty=allow_empty, accept=accept, progress=progress)]
+            info = store.snapshot(uid=uid, workspace=workspace, label=label, allow_empty=allow_empty, accept=accept, progress=progress)
         where = store.store.url
     if json:
-        print_json(found if each_user else found[0])
+        print_json(found if each_user else info or {"id": None, "unchanged": True, "parent": parent})
     elif each_user:
         total = sum(i.stored_bytes for i in found)
         print(f"{len(found)} users, {sum(sum(i.rows.values()) for i in found):,} rows, {terminal.size(total)} in {where}")
+    elif info is None:
+        print(f"Nothing changed since {parent}; nothing was written.")
     else:
-        _show(found[0], where)
+        _show(info, where)
 
 
 def _show(info: SnapshotInfo, where: str) -> None:
@@ -139,7 +181,7 @@ def list_snapshots(
     json: Json = False,
 ) -> None:
     """Snapshots in the store, newest first. Asks no database."""
-    _check_date(date)
+    check_date(date)
     if everybody and (uid is not None or workspace is not None):
         raise ConfigError("choose one of --all, --uid and --workspace")
     with opened(config, url=store_url) as store:
@@ -153,14 +195,6 @@ def list_snapshots(
         terminal.console().print(terminal.snapshots(found))
     else:
         print(f"No snapshots in {where}.")
-
-
-def _check_date(date: str | None) -> None:
-    if date is not None:
-        try:
-            day.fromisoformat(date)
-        except ValueError:
-            raise ConfigError(f"{date!r} is not a date", hint="Write it as 2026-02-26.") from None
 
 
 @app.command()
@@ -179,20 +213,26 @@ def show(
         print_json(manifest)
         return
     _show(SnapshotInfo.of(manifest), where)
-    source = manifest.database
     tables = [(f"  {t.tier}", f"{t.table}, {len(t.columns)} columns") for t in manifest.schema.tables]
     pairs = [
         ("manifest", f"{where}/{layout.manifest_key(manifest.id)}"),
         ("frames", len(manifest.frames)),
-        ("database", f"{source.name} (system {source.system_identifier or 'unknown'}), PostgreSQL {source.server_version}"),
-        ("moment", source.snapshot),
+        *(_source(manifest.database) if manifest.database else []),
         ("written by", manifest.generator),
         ("sealed for", ", ".join(f"{k.ring} {k.key}" for k in manifest.sealing.keys) if manifest.sealing else "nobody: not sealed"),
+        *([("built on", manifest.parent.id)] if manifest.parent else []),
+        *([("comes to", ", ".join(f"{t.tier} {t.rows:,}" for t in manifest.state))] if manifest.state else []),
+        *([("built from", manifest.built_from)] if manifest.built_from else []),
         ("follows", manifest.previous.id if manifest.previous else "nothing: the first of its scope"),
         ("tables", ""),
         *tables,
     ]
     print(terminal.facts(pairs))
+
+
+def _source(database: model.Database) -> list[tuple[str, object]]:
+    server = f"{database.name} (system {database.system_identifier or 'unknown'}), PostgreSQL {database.server_version}"
+    return [("database", server), ("moment", database.snapshot)]
 
 
 @app.command()
@@ -204,11 +244,14 @@ def cat(
     store_url: StoreUrl = None,
     config: Config = None,
 ) -> None:
-    """Print the plain document; with --uid or --tier, only those rows, one JSON object a line. Every byte is checked on the way."""
+    """Print the plain document; with --uid or --tier, only those rows, one JSON object a line. Every byte is checked on the way.
+
+    An incremental snapshot is printed as the full one that it comes to, with all it is built on.
+    """
     with opened(config, url=store_url) as store:
-        document = store.stored_document(snapshot_id)
+        document = store.whole_document(store.manifest(snapshot_id))
         if uid is None and tier is None:
-            for chunk in document.chunks():
+            for chunk in document.chunks() if isinstance(document, StoredDocument) else plain_chunks(document):
                 write(chunk)
             return
         found = 0
@@ -218,10 +261,14 @@ def cat(
         raise NotFound(f"{snapshot_id} has not one row of {uid!r}{f' in {tier}' if tier else ''}", hint="Check the spelling.")
 
 
-def _rows(document: StoredDocument, uid: str | None, tier: str | None) -> Iterator[bytes]:
+def _rows(document: StoredDocument | ChainDocument, uid: str | None, tier: str | None) -> Iterator[bytes]:
+    if document.manifest.kind == model.DOCUMENTS and tier in {None, model.DOCUMENTS}:
+        for part in document.parts([model.DOCUMENTS]) if uid in {None, document.scope.uid} else ():
+            yield from part.rows()
+        return
     tables = [t for t in document.manifest.schema.tables if tier is None or tier in {t.tier, t.array}]
     if not tables:
-        tiers = ", ".join(t.tier for t in document.manifest.schema.tables)
+        tiers = ", ".join(document.manifest.rows())
         raise ConfigError(f"{document.name} has no tier {tier!r}", hint=f"It has {tiers}.")
     owner = None
     if uid is not None and document.scope.uid != uid:
@@ -235,10 +282,15 @@ def _rows(document: StoredDocument, uid: str | None, tier: str | None) -> Iterat
 def restore(
     snapshot_id: SnapshotId = None,
     *,
-    to: Annotated[str, typer.Option("--to", envvar="COLD_STORE_TARGET_URL", help="Target database URL.")],
+    to: Annotated[
+        str, typer.Option("--to", envvar="COLD_STORE_TARGET_URL", help="Target database URL; a folder for an agent's own files.")
+    ],
     latest: Annotated[bool, typer.Option("--latest", help="The newest all-user snapshot. This is the default.")] = False,
     file: Annotated[Path | None, typer.Option("--file", help="A document in a local file, also one of another program.")] = None,
     label: Label = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="The nearest snapshot to this moment and not after it: 2026-03-05T14:30:00+07:00.")
+    ] = None,
     uid: Uid = None,
     workspace: Workspace = None,
     mode: Annotated[str, typer.Option("--mode", help=f"{', '.join(MODES)}.")] = "fresh",
@@ -248,7 +300,10 @@ def restore(
         bool, typer.Option("--allow-missing-columns", help="Leave out values whose column the target lacks.")
     ] = False,
     require_signature: RequireSignature = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen; change nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would happen, row by row with --mode replace; change nothing.")
+    ] = False,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Rows that it prints of each kind of each tier; 0: all.")] = LIMIT,
     store_url: StoreUrl = None,
     config: Config = None,
     json: Json = False,
@@ -257,11 +312,16 @@ def restore(
 
     fresh wants the target to have no such rows; replace makes the user's (or everybody's) rows exactly the snapshot's; merge adds what is
     missing. The target changes in one transaction at the very end, after what was loaded has been compared with the snapshot.
+
+    An incremental snapshot comes back with all it is built on. With --at and --uid it is everybody's snapshot or the user's own, whichever
+    is nearer to the moment.
+
+    An ID of an agent's own files goes into a folder instead, by the same modes.
     """
-    if sum([snapshot_id is not None, latest, file is not None]) > 1:
-        raise ConfigError("choose one of ID, --latest and --file")
-    if label is not None and (snapshot_id is not None or file is not None):
-        raise ConfigError("--label looks for a snapshot, and ID and --file name one: choose one of them")
+    if sum([snapshot_id is not None, latest, file is not None, at is not None]) > 1:
+        raise ConfigError("choose one of ID, --latest, --at and --file")
+    if label is not None and (snapshot_id is not None or file is not None or at is not None):
+        raise ConfigError("--label looks for a snapshot, and ID, --at and --file name one: choose one of them")
     if mode not in MODES:
         raise ConfigError(f"there is no mode {mode!r}", hint=f"Modes are {', '.join(MODES)}.")
     if not to.strip():
@@ -269,16 +329,24 @@ def restore(
     if on_conflict not in ON_CONFLICT:
         raise ConfigError(f"--on-conflict cannot be {on_conflict!r}", hint=f"It is one of {', '.join(ON_CONFLICT)}.")
     with opened(config, url=store_url) as store, terminal.progress(quiet=json) as progress:
+        if snapshot_id is not None and store.manifest(snapshot_id).kind == model.DOCUMENTS:
+            _refuse_given(snapshot_id, tier, uid, workspace, allow_missing_columns or None)
+            how = Placing(mode, on_conflict)
+            plan = folders.restore(store, snapshot_id, to, how=how, dry_run=dry_run, require_signature=require_signature)
+            tell_placed(plan, snapshot_id, dry_run=dry_run, json=json)
+            return
         report = store.restore(
             snapshot_id,
             to=to,
             file=file,
             label=label,
+            at=at,
             uid=uid,
             workspace=workspace,
             mode=mode,
             on_conflict=on_conflict,
             dry_run=dry_run,
+            preview=limit or None,
             tiers=tier or (),
             allow_missing_columns=allow_missing_columns,
             require_signature=require_signature,
@@ -286,13 +354,31 @@ def restore(
         )
     if json:
         print_json(report.as_dict())
-        return
+    else:
+        _tell_restored(report)
+
+
+def _refuse_given(snapshot_id: str, *options: object) -> None:
+    if any(option is not None for option in options):
+        raise ConfigError(
+            f"{snapshot_id} holds files, which have no tiers, columns or users",
+            hint="Leave out --tier, --uid, --workspace and --allow-missing-columns.",
+        )
+
+
+def _tell_restored(report: Report) -> None:
     verb = "would restore" if report.dry_run else "restored"
     print(f"{verb} {report.document} ({report.snapshot_at}) of {report.scope} to {report.target}, mode {report.mode}")
+    for step in report.steps:
+        print(f"  from {step.id}: {step.kind}, {step.rows:,} rows, {terminal.size(step.size)}")
     for table in report.tables:
         counts = [f"{table[k]:,} {k}" for k in ("inserted", "updated", "deleted", "unchanged", "skipped", "existing") if table.get(k)]
         done = ": ".join(filter(None, (table["action"], ", ".join(counts))))
         print(f"  {table['tier']}: {table['rows']:,} rows → {table['table']} ({done})")
+    if report.changes is not None:
+        print("what it would change:")
+        for line in lines_of(report.changes):
+            print(f"  {line}")
     for note in report.notes:
         print(f"  note: {note}")
     if not report.dry_run:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from coldstore import terminal
-from coldstore.cli.common import Config, Json, RequireSignature, SnapshotId, StoreUrl, app, opened, print_json
+from coldstore.cli.common import Config, Json, Label, RequireSignature, SnapshotId, StoreUrl, app, opened, print_json
 from coldstore.errors import ConfigError, KeyRingError, NotFound, SignatureError, VerifyFailed
 
 _SAMPLE = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
@@ -112,9 +112,32 @@ def rewrap(
 
 
 @app.command()
+def compact(
+    snapshot_id: Annotated[str, typer.Argument(metavar="ID", help="The id of an incremental snapshot, as `list` shows it.")],
+    *,
+    label: Label = None,
+    store_url: StoreUrl = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Write a new full snapshot of what an incremental one comes to with all it is built on. Asks no database.
+
+    It is a point to restore from that needs no other; the old chain can then be deleted. Incremental snapshots go on from the database's
+    own last one, never from this copy.
+    """
+    with opened(config, url=store_url) as store, terminal.progress(quiet=json) as progress:
+        info = store.compact(snapshot_id, label=label, progress=progress)
+    if json:
+        print_json(info)
+    else:
+        print(f"{info.id}: {sum(info.rows.values()):,} rows, {terminal.size(info.stored_bytes)}, made from the chain of {snapshot_id}")
+
+
+@app.command()
 def delete(
     snapshot_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of snapshots, as `list` shows them.")],
     *,
+    cascade: Annotated[bool, typer.Option("--cascade", help="Also the incremental snapshots that are built on them.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Really delete; without it nothing is done.")] = False,
     store_url: StoreUrl = None,
     config: Config = None,
@@ -122,16 +145,18 @@ def delete(
 ) -> None:
     """Delete snapshots for ever. A record of it stays, so that `verify` knows that they were not lost.
 
-    One that must still be kept (`retain_days`) is refused with its date, and then none is deleted.
+    One that must still be kept (`retain_days`) is refused with its date, and one that others are built on without --cascade; then none is
+    deleted.
     """
     with opened(config, url=store_url) as store:
         found = [store.manifest(snapshot) for snapshot in snapshot_ids]
+        found += store.built_on(found) if cascade else []
         if not yes:
             raise ConfigError(
                 f"{len(found)} snapshots with {sum(sum(m.rows().values()) for m in found):,} rows would be deleted for ever",
                 hint="Nothing was done. Add --yes to delete them.",
             )
-        done = store.delete(snapshot_ids)
+        done = store.delete(snapshot_ids, cascade=cascade)
     if json:
         print_json({"deleted": done})
     else:

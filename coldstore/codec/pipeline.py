@@ -59,11 +59,8 @@ def encode(frame: PlainFrame, codec: Codec, data_key: DataKey | None = None, *, 
     return StoredFrame(frame, pieces, sum(map(len, pieces)), digest.crc32c(pieces), digest.sha256(pieces))
 
 
-def decode(
-    stored: bytes, frame: Frame, codec: Codec, data_key: DataKey | None = None, *, key: str, number: int = 0, last: bool = False
-) -> bytes:
-    """The plain bytes of the `number`th frame of the document `key`, after every check that the manifest allows; a sealed one opens
-    nowhere else. Raises `TruncatedDocument` or `CorruptDocument`."""
+def check(stored: bytes, frame: Frame, *, key: str) -> None:
+    """Nothing, if these are the stored bytes of a frame of the document `key`. Raises `TruncatedDocument` or `CorruptDocument`."""
     if len(stored) < frame.length:
         raise TruncatedDocument(f"{key} ends at {frame.offset + len(stored)}, inside a frame", key=key, hint="The document is cut off.")
     if digest.crc32c([stored]) != frame.crc32c or digest.sha256([stored]) != frame.sha256:
@@ -72,6 +69,14 @@ def decode(
             key=key,
             hint="Nothing was restored from it. Use another snapshot; `coldstore verify --all --deep` shows which are whole.",
         )
+
+
+def decode(
+    stored: bytes, frame: Frame, codec: Codec, data_key: DataKey | None = None, *, key: str, number: int = 0, last: bool = False
+) -> bytes:
+    """The plain bytes of the `number`th frame of the document `key`, after every check that the manifest allows; a sealed one opens
+    nowhere else. Raises `TruncatedDocument` or `CorruptDocument`."""
+    check(stored, frame, key=key)
     if data_key is not None:
         stored = data_key.open(stored, number=number, last=last, key=key)
     return codec.decode(stored, frame.plain, key=key)

@@ -14,8 +14,14 @@ import msgspec
 
 from coldstore.codec.sign import SigningKey, fits
 from coldstore.errors import CorruptManifest, SignatureInvalid, UnsupportedFormat
+from coldstore.storage import layout
 
 FORMAT = "coldstore/1"
+#: The kind of a snapshot of an agent's own documents, and the name of the one array (and tier) that it has.
+DOCUMENTS = "documents"
+#: The kind of a snapshot of what changed since another one; and its last array (and tier), the keys of rows that are gone.
+INCREMENTAL = "incremental"
+DELETED = "deleted"
 
 #: A number of rows or bytes, or a place in a file. What is read from a manifest must not ask for a negative or an absurd one.
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
@@ -168,16 +174,29 @@ class Schema(_Value, frozen=True, kw_only=True):
 
 
 class Database(_Value, frozen=True, kw_only=True):
-    """Where the rows came from. `snapshot` is `pg_current_snapshot()`."""
+    """Where the rows came from. `snapshot` is `pg_current_snapshot()`. `oid`, `timeline` and `capture` (a fingerprint of the triggers that
+    record changes, None where they are not whole) say whether an incremental snapshot may build on this one."""
 
     system_identifier: str
     name: str
     server_version: str
     snapshot: str
+    oid: int = 0
+    timeline: int = 0
+    capture: str | None = None
+
+
+class Link(_Value, frozen=True, kw_only=True, omit_defaults=False):
+    """Another manifest of the same scope, by its own checksum."""
+
+    id: str
+    checksum: str
 
 
 class Header(_Value, frozen=True, kw_only=True, omit_defaults=False):
-    """The document's first line, but for the arrays that follow it."""
+    """The document's first line, but for the arrays that follow it. `kind`: full, incremental or documents. An incremental has a `parent`;
+    `resets` are its arrays whose table was truncated since: they hold all there is, and nothing of the parent's counts. `database` is
+    None for documents, which come from no database."""
 
     format: str
     snapshot_at: str
@@ -185,9 +204,11 @@ class Header(_Value, frozen=True, kw_only=True, omit_defaults=False):
     workspace: str | None
     id: str
     kind: str
+    parent: Link | None = None
+    resets: list[str] = []
     label: str | None
     generator: str
-    database: Database
+    database: Database | None
     schema: Schema
 
 
@@ -232,13 +253,6 @@ class Sealing(_Value, frozen=True, kw_only=True, omit_defaults=False):
     keys: list[WrappedKey]
 
 
-class Link(_Value, frozen=True, kw_only=True, omit_defaults=False):
-    """The manifest before this one of the same scope, by its own checksum."""
-
-    id: str
-    checksum: str
-
-
 class Retained(_Value, frozen=True, kw_only=True, omit_defaults=False):
     """Until when nobody may delete the snapshot (RFC 3339), and who sees to it: `governance` and `compliance` the store, `advisory` only
     coldstore."""
@@ -255,7 +269,11 @@ class Signature(_Value, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class Manifest(_Value, frozen=True, kw_only=True, omit_defaults=False):
-    """Commits a snapshot. `suspect`: why somebody should look before this one is relied on. `signature` is over the canonical JSON of
+    """Commits a snapshot. `suspect`: why somebody should look before this one is relied on. `previous`: the one before it of the same
+    scope. `tiers` are of what the document holds; `state`, where it is known, of what an incremental and all it builds on come to.
+    `counted`, where `state` is not known: their rows by tier, as they were last counted, in this one or before it; the gate compares them.
+    `built_from`: the snapshot whose chain was made into this full one. `parts`: bytes of each object that the document is cut into, where
+    there are several. `signature` is over the canonical JSON of
     everything but itself and `checksum`, which is the SHA-256 of the canonical JSON of everything else."""
 
     format: str
@@ -266,7 +284,7 @@ class Manifest(_Value, frozen=True, kw_only=True, omit_defaults=False):
     kind: str
     label: str | None
     generator: str
-    database: Database
+    database: Database | None
     schema: Schema
     document: str  # the document's key
     codec: str
@@ -277,6 +295,12 @@ class Manifest(_Value, frozen=True, kw_only=True, omit_defaults=False):
     tiers: list[TierSummary]
     frames: list[Frame]
     seconds: float
+    parent: Link | None = None
+    resets: list[str] = []
+    state: list[TierSummary] | None = None
+    counted: dict[str, Count] | None = None
+    built_from: str | None = None
+    parts: list[Count] | None = None
     suspect: str | None = None
     previous: Link | None = None
     sealing: Sealing | None = None
@@ -286,6 +310,24 @@ class Manifest(_Value, frozen=True, kw_only=True, omit_defaults=False):
 
     def rows(self) -> dict[str, int]:
         return {t.tier: t.rows for t in self.tiers}
+
+    def whole_rows(self) -> dict[str, int]:
+        """The same of all that a restore brings back; of an incremental without `state`, as they were last counted."""
+        if self.kind != INCREMENTAL:
+            return self.rows()
+        return dict(self.counted or {}) if self.state is None else {t.tier: t.rows for t in self.state}
+
+    def objects(self) -> dict[str, int]:
+        """What the document is stored as, in order: keys and sizes."""
+        sizes = self.parts or [self.stored_bytes]
+        return {layout.part_key(self.document, number): size for number, size in enumerate(sizes, 1)}
+
+
+def arrays(of: Header | Manifest) -> list[str]:
+    """Names of the document's arrays, in order."""
+    if of.kind == DOCUMENTS:
+        return [DOCUMENTS]
+    return [*(t.array for t in of.schema.tables), *([DELETED] if of.kind == INCREMENTAL else [])]
 
 
 # msgspec works a class out when it is first decoded, and crashes the process when two threads do so at once: here there is one.
@@ -306,7 +348,8 @@ def check_format(found: object, *, key: str | None = None) -> None:
         raise UnsupportedFormat(
             f"{key or 'the document'} has format {found}, this program reads {FORMAT}", hint="Install a newer coldstore.", key=key
         )
-    raise UnsupportedFormat(f"{key or 'the document'} is not a coldstore document (format {found!r})", key=key)
+    hint = "It is a bundle: `coldstore import` reads it." if isinstance(found, str) and found.startswith("coldstore-bundle/") else None
+    raise UnsupportedFormat(f"{key or 'the document'} is not a coldstore document (format {found!r})", key=key, hint=hint)
 
 
 def encode_header(header: Header) -> bytes:

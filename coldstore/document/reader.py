@@ -16,29 +16,41 @@ from coldstore.errors import CorruptDocument, TruncatedDocument, UnsupportedForm
 
 #: No row is longer: Postgres makes no text of more bytes. What goes on longer would fill the memory.
 LONGEST_ROW = 1 << 30
+_BRACE, _COMMA = b"{,"
 _CLOSERS = (b"]", b"],", b"]}")
 
 
 def frame_rows(plain: bytes) -> Iterator[bytes]:
     """The rows of one decoded frame of rows, without commas and without the lines that open and close the tier."""
-    start = 0
+    return iter(cut_frame(plain)[0])
+
+
+def cut_frame(plain: bytes) -> tuple[list[bytes], int]:
+    """The same, and the number of line breaks."""
+    rows: list[bytes] = []
+    add, find = rows.append, plain.find
+    start = breaks = 0
     while start < len(plain):
-        end = plain.find(b"\n", start)
-        end = len(plain) if end < 0 else end
-        if plain[start : start + 1] == b"{":
-            yield plain[start : end - 1] if plain[end - 1 : end] == b"," else plain[start:end]
+        end = find(b"\n", start)
+        if end < 0:
+            end = len(plain)
+        else:
+            breaks += 1
+        if plain[start] == _BRACE:
+            add(plain[start : end - 1] if plain[end - 1] == _COMMA else plain[start:end])
         start = end + 1
+    return rows, breaks
 
 
-def is_frame_of(plain: bytes, rows: Sequence[bytes], array: str, *, opens: bool, closes: bool, ends: bool) -> bool:
-    """Whether `plain` is what `DocumentWriter` writes of `rows`, which `frame_rows` cut out of it: nothing more, nothing less. Sizes and
-    line breaks tell; to write it again for comparing would take longer than everything else."""
+def is_frame_of(plain: bytes, rows: Sequence[bytes], breaks: int, array: str, *, opens: bool, closes: bool, ends: bool) -> bool:
+    """Whether `plain` is what `DocumentWriter` writes of `rows`, which `cut_frame` cut out of it with so many line breaks: nothing more,
+    nothing less. Sizes and line breaks tell; to write it again for comparing would take longer than everything else."""
     opening, closing = frame_edges(array, rows=len(rows), opens=opens, closes=closes, ends=ends)
     between = len(SEPARATOR) * max(0, len(rows) - 1)
     lines = opening.count(b"\n") + max(0, len(rows) - 1) + closing.count(b"\n")
     return (
         len(plain) == len(opening) + sum(map(len, rows)) + between + len(closing)
-        and plain.count(b"\n") == lines
+        and breaks == lines
         and plain.startswith(opening)
         and plain.endswith(closing)
     )

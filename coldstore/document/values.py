@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -169,7 +169,11 @@ def _members_of(line: bytes) -> Mapping[str, Any]:
 
 def _members_of_deep(line: bytes) -> dict[str, bytes]:
     """The same without recursion, for a row nested deeper than msgspec follows: Postgres takes thousands of levels."""
-    found: dict[str, bytes] = {}
+    return {name: line[start:end].strip(_BLANKS) for name, start, end in _spans(line)}
+
+
+def _spans(line: bytes) -> Iterator[tuple[str, int, int]]:
+    """(name, start, end) of each member's value in a row."""
     end = 0
     while member := _MEMBER.match(line, end):
         depth = 0
@@ -180,8 +184,21 @@ def _members_of_deep(line: bytes) -> dict[str, bytes]:
         else:
             raise msgspec.DecodeError("the row ends too early")
         end = mark.start()
-        found[_decode(member[1], type=str)] = line[member.end() : end].strip(_BLANKS)
-    return found
+        yield _decode(member[1], type=str), member.end(), end
+
+
+def rewriter(changes: Mapping[str, Callable[[bytes], bytes]]) -> Callable[[bytes], bytes]:
+    """A function that gives some members of a row another raw value; every other byte stays."""
+
+    def rewrite(line: bytes) -> bytes:
+        pieces, done = [], 0
+        for name, start, end in _spans(line):
+            if change := changes.get(name):
+                pieces += [line[done:start], change(line[start:end])]
+                done = end
+        return b"".join([*pieces, line[done:]])
+
+    return rewrite
 
 
 class RowEncoder:

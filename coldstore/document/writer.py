@@ -48,9 +48,14 @@ class PlainFrame:
         return sum(map(len, self.pieces))
 
 
-def batches(rows: Iterable[bytes], *, size: int) -> Iterator[RowBatch]:
+def deletion(array: str, key: bytes | memoryview) -> bytes:
+    """The line that says that a row is gone. `key`: the JSON object of its primary key's columns."""
+    return b"".join((b'{"array":', msgspec.json.encode(array), b',"key":', key, b"}"))
+
+
+def batches(rows: Iterable[bytes | memoryview], *, size: int) -> Iterator[RowBatch]:
     """Rows gathered until a batch has `size` bytes. A single larger row makes a larger batch; no batch is empty."""
-    gathered: list[bytes] = []
+    gathered: list[bytes | memoryview] = []
     held = digest = 0
     for row in rows:
         gathered.append(row)

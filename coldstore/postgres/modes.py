@@ -187,7 +187,8 @@ def _update(conn: Connection, plan: TablePlan, scope: Scope, everything: Sequenc
     if not _key(plan):
         return
     always = {c.name for c in plan.target.table.columns if c.identity and c.identity.always} if plan.target else set()
-    columns = [c.name for c in plan.columns if _writable(plan, c) and c.name not in _key(plan)]
+    # A key's columns too: 1.0 and 1.00 are one key, and not the same content. An identity's are integers, which have one form.
+    columns = [c.name for c in plan.columns if _writable(plan, c) and c.name not in always.intersection(_key(plan))]
     fixed = [n for n in columns if n in always]
     names = [n for n in columns if n not in always]
     if fixed:

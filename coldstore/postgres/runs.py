@@ -13,12 +13,14 @@ It refuses to begin a run for a slot that was taken.
 
 from __future__ import annotations
 
+import builtins
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, get_args
 
@@ -182,6 +184,19 @@ _MAKE_IT = "Run `coldstore init` on that database."
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """Of one kind and one scope: how many runs are going, and the last good one. `ended`, and `now` beside it: seconds since the epoch by
+    the database's clock."""
+
+    kind: Kind
+    scope: str
+    now: float
+    running: int = 0
+    ended: float | None = None
+    bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Presence:
     """`present`: the table is there. `standby`: the server takes no writes."""
 
@@ -189,6 +204,7 @@ class Presence:
     standby: bool
 
 
+_LATE = timedelta(minutes=1)  # a row may be seen only some time after its moment
 _READY = Presence(present=True, standby=False)
 
 
@@ -201,9 +217,14 @@ class RunLog:
         self._found: Presence | None = None
         self._session = Session(url)
         self._heart = Heart(url, interval=interval)
+        self._watch = Session(url)
+        self._watching = threading.Lock()
+        self._figures: dict[tuple[Kind, str], Figure] = {}
+        self._since = "-infinity"
 
     def close(self) -> None:
         self._heart.close()
+        self._watch.close()
         self._session.close()
 
     def look(self) -> Presence:
@@ -220,10 +241,12 @@ class RunLog:
         scope: Scope,
         schedule: str | None = None,
         slot: datetime | None = None,
+        run_id: str | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> RunHandle | None:
-        """A new run; None when the slot of this schedule was taken, by whatever process. Raises `TableMissing` where there is no list."""
-        run = str(uuid.uuid4())
+        """A new run, under `run_id` where one is given; None when the slot of this schedule was taken, by whatever process. Raises
+        `TableMissing` where there is no list."""
+        run = run_id or str(uuid.uuid4())
         values = {
             "id": run,
             "kind": kind,
@@ -306,6 +329,29 @@ class RunLog:
         if not found:
             raise NotFound(f"there is no run {run!r}", hint="`coldstore runs` shows what there is.")
         return found[0]
+
+    def answered(self, key: str, *, hours: float) -> RunInfo | None:
+        """The newest run of the last hours that was asked for under this idempotency key."""
+        found = self._ask("run_answered", {"asked": Jsonb({"idempotency": [{"key": key}]}), "hours": hours})
+        return found[0] if found else None
+
+    def figures(self) -> builtins.list[Figure]:
+        """Sums over the whole list, for whoever watches it. The first time all of it is read, later what was begun since; on a connection
+        of its own, for no run may wait for that."""
+        with _explained(), self._watching:
+            rows = self._watch.run("run_figures", {"since": self._since}).fetchall()
+            now, found = rows[0]["now"], [r for r in rows if r["kind"] is not None]
+            known = {key: replace(figure, now=now, running=0) for key, figure in self._figures.items()}
+            for r in found:
+                key = r["kind"], r["scope"]
+                before = known.get(key, Figure(*key, now))
+                good = r["good"] if r["good"] and r["good"][0] >= (before.ended or 0.0) else (before.ended, before.bytes)
+                known[key] = Figure(*key, now, r["running"], *good)
+            if found:
+                oldest = [r["oldest"] for r in found if r["oldest"] is not None]
+                self._since = str(min(oldest, default=max(r["newest"] for r in found)) - _LATE)
+            self._figures = known
+            return [*known.values()]
 
     def reap(self) -> int:
         """Close as failed what has given no sign of life for too long by the database's clock; how many there were."""

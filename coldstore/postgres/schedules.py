@@ -88,8 +88,12 @@ class Schedules:
         self._source.run("schedule_ran", {"id": schedule, "at": at, "error": error})
 
     def wait(self, seconds: float, *, wake: socket) -> None:
-        """Until a schedule was changed, `wake` has something to read, or the time is over. What stood there to be read is gone then."""
+        """Until a schedule was changed or may have been, `wake` has something to read, or the time is over. What stood there to be read is
+        gone then."""
+        heard = self._ears
         ears = self._listening()
+        if ears is not None and ears is not heard:
+            return  # what was changed since the last reading was told to nobody
         with DefaultSelector() as selector:
             selector.register(wake, EVENT_READ)
             if ears is not None:

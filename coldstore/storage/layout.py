@@ -1,6 +1,6 @@
 """Where things lie in a store: the pure mapping between snapshots and keys, in both directions.
 
-    snapshots/{date}/{id}.json[.gz|.zst][.enc]    the document
+    snapshots/{date}/{id}.json[.gz|.zst][.enc]    the document, or its first part; the others end in .0002, .0003, …
     snapshots/{date}/{id}.manifest.json       the manifest
     snapshots/{date}/{id}.keys-{nnnn}.json    its data key, wrapped once more
     deletions/{date}/{timestamp}-{nonce}.json what coldstore deleted
@@ -153,6 +153,11 @@ def folder_of(snapshot: str) -> str:
 def document_key(snapshot: str, suffix: str = "") -> str:
     """Key of the document; `suffix` is the codec's, `.gz` or `.zst`, and `.enc` when it is sealed."""
     return f"{folder_of(snapshot)}{snapshot}.json{suffix}"
+
+
+def part_key(document: str, number: int) -> str:
+    """Key of the `number`th part, from 1, of the document with this key."""
+    return document if number == 1 else f"{document}.{number:04}"
 
 
 def manifest_key(snapshot: str) -> str:

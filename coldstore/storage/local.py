@@ -100,8 +100,8 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         check_prefix(prefix)
-        folder = prefix[: prefix.rfind("/") + 1]
-        return self._walk(folder, prefix)
+        edge = prefix.rfind("/") + 1
+        return self._walk(prefix[:edge], prefix[edge:])
 
     def folders(self, prefix: str = "") -> builtins.list[str]:
         check_folder(prefix)
@@ -179,17 +179,19 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
+    def _walk(self, folder: str, start: str = "") -> Iterator[ObjectInfo]:
+        """What is below `folder` and begins with `start` there: of a day's hundred thousand names the others are only read."""
         # A folder's name sorts with its slash, as it does inside the keys: `a-b` comes before `a/x`.
-        with _translated("list", prefix):
+        with _translated("list", folder + start):
             found = sorted(
-                (folder + e.name + ("/" if e.is_dir(follow_symlinks=False) else ""), e) for e in self._scan(folder) if _may_be_ours(e.name)
+                (folder + e.name + ("/" if e.is_dir(follow_symlinks=False) else ""), e)
+                for e in self._scan(folder)
+                if e.name.startswith(start) and _may_be_ours(e.name)
             )
         for path, entry in found:
             if path.endswith("/"):
-                if path.startswith(prefix) or prefix.startswith(path):
-                    yield from self._walk(path, prefix)
-            elif path.startswith(prefix) and (size := _size(entry)) is not None:
+                yield from self._walk(path)
+            elif (size := _size(entry)) is not None:
                 yield ObjectInfo(path, size)
 
 

@@ -7,7 +7,23 @@ import pytest
 from coldstore import __version__
 from tests.acceptance.program import files
 
-COMMANDS = ["doctor", "drill", "status", "init", "snapshot", "list", "show", "cat", "restore", "verify", "keygen", "demo", "runs"]
+COMMANDS = [
+    "doctor",
+    "drill",
+    "status",
+    "init",
+    "snapshot",
+    "list",
+    "show",
+    "cat",
+    "restore",
+    "verify",
+    "keygen",
+    "demo",
+    "runs",
+    "diff",
+    "history",
+]
 CONFIG = 2
 
 

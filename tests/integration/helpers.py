@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
@@ -15,6 +15,10 @@ from psycopg import sql
 
 from coldstore.documents import StoredDocument
 from coldstore.export import ExportOptions, snapshot, snapshot_each_user
+from coldstore.incremental import snapshot_incremental
+from coldstore.postgres import capture
+from coldstore.postgres.connect import connect
+from coldstore.postgres.migrate import migrate
 from coldstore.postgres.source import Source
 from coldstore.postgres.table_plan import Mode
 from coldstore.restore import RestoreOptions, restore
@@ -189,3 +193,55 @@ def sequences(url: str) -> dict[str, tuple[int, bool]]:
 def everything(url: str) -> dict[str, Any]:
     """A database down to the place of each row: equal before and after means that nothing happened to it."""
     return {**structure(url), "rows": contents(url, versions=True), "sequences": sequences(url)}
+
+
+# --- incrementals ------------------------------------------------------------------------------------------------------------------
+
+
+def record_changes(url: str, tiers=MEMORY) -> None:
+    """As `coldstore init --change-capture`."""
+    with closing(connect(url)) as conn:
+        migrate(conn)
+        capture.install(conn, tiers)
+
+
+def take_incremental(
+    url: str, store, tiers=MEMORY, scope: Scope = EVERYBODY, *, label=None, even_if_empty=False, prove=False, progress=None, **options: Any
+) -> StoredDocument | None:
+    """What changed; None when nothing did."""
+    more = {"progress": progress} if progress else {}
+    with source_of(url) as source:
+        manifest = snapshot_incremental(
+            source,
+            store,
+            tiers=tiers,
+            scope=scope,
+            label=label,
+            even_if_empty=even_if_empty,
+            prove=prove,
+            options=ExportOptions(**options),
+            **more,
+        )
+    return manifest and StoredDocument(store, manifest)
+
+
+def merged(*links: StoredDocument) -> dict[str, list[bytes]]:
+    """The rows that a chain comes to, as `rows_of` gives them; put together without any code of coldstore's."""
+    found: dict[str, dict[str, bytes]] = {}
+    for link in links:
+        keys = {t.array: t.key for t in link.manifest.schema.tables}
+        rows = rows_of(link)
+        for array, names in keys.items():
+            there = found.setdefault(array, {})
+            if array in link.manifest.resets:
+                there.clear()
+            for gone in map(json.loads, rows.get("deleted", [])):
+                if gone["array"] == array:
+                    assert set(gone["key"]) == set(names)
+                    there.pop(_key(gone["key"], names), None)
+            there.update({_key(json.loads(row), names): row for row in rows[array]})
+    return {array: sorted(rows.values()) for array, rows in found.items()}
+
+
+def _key(row: dict[str, Any], names: list[str]) -> str:
+    return json.dumps([row[name] for name in names])

@@ -5,12 +5,29 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from coldstore.app import ColdStore
 from coldstore.catalog import newest
 from coldstore.codec.compress import Codec
-from coldstore.errors import NotFound, ObjectExists, StoreError
+from coldstore.config import build
+from coldstore.errors import AccessDenied, ColdStoreError, NotFound, ObjectExists, StoreError
+from coldstore.export import ExportOptions, snapshot_each_user
+from coldstore.postgres.migrate import migrate
 from coldstore.storage.open import open_store
 from coldstore.tiers import Scope
-from tests.integration.helpers import MEMORY, Notes, ask, bring_back, rows_of, run, structure, table_text, take, take_each_user, tier
+from tests.integration.helpers import (
+    MEMORY,
+    Notes,
+    ask,
+    bring_back,
+    rows_of,
+    run,
+    source_of,
+    structure,
+    table_text,
+    take,
+    take_each_user,
+    tier,
+)
 
 
 @pytest.fixture
@@ -201,3 +218,66 @@ def test_a_name_that_turns_out_to_be_taken(make_database, store, frame_size, all
         take_each_user(url, TakenAtTheEnd(store), tiers, frame_size=frame_size, allow_empty=allow_empty)
     assert caught.value.hint
     assert {o.key for o in store.list("latest/")} == latest
+
+
+class Refusing:
+    """A store that does not take what belongs to some users."""
+
+    def __init__(self, inner, uids):
+        self._inner, self._uids = inner, uids
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def create(self, key, **more):
+        if any(f"memory-{uid}-" in key for uid in self._uids):
+            raise AccessDenied(f"not {key}", key=key, hint="Ask for it.")
+        return self._inner.create(key, **more)
+
+
+@pytest.mark.parametrize("frame_size", [4 << 20, 1000])
+def test_one_users_error_leaves_the_others_snapshots(make_database, store, frame_size):
+    url = make_database(empty=True)
+    run(url, "CREATE TABLE t (id int, uid text)", "INSERT INTO t SELECT g, 'u' || g % 30 FROM generate_series(1, 3000) g")
+    failed: dict[str, ColdStoreError] = {}
+    with source_of(url) as source:
+        options = ExportOptions(frame_size=frame_size)
+        refusing = Refusing(store, {"u0", "u17", "u29"})
+        found = [m.uid for m in snapshot_each_user(source, refusing, tiers=[tier("t")], options=options, failed=failed.__setitem__)]
+    assert sorted(failed) == ["u0", "u17", "u29"]
+    assert {type(e) for e in failed.values()} == {AccessDenied}
+    assert sorted(found) == sorted(f"u{n}" for n in range(30) if n not in {0, 17, 29})
+    assert all(newest(store, Scope.user(uid)).rows() == {"t": 100} for uid in found)
+
+
+@pytest.mark.parametrize("frame_size", [4 << 20, 1000])
+def test_where_everybodys_fails_it_does_not_go_on(make_database, store, frame_size):
+    url = make_database(empty=True)
+    run(url, "CREATE TABLE t (id int, uid text)", "INSERT INTO t SELECT g, 'u' || g % 300 FROM generate_series(1, 30000) g")
+    failed: dict[str, ColdStoreError] = {}
+    refusing = Refusing(store, {f"u{n}" for n in range(300)})
+    with source_of(url) as source:
+        options = ExportOptions(frame_size=frame_size)
+        found = snapshot_each_user(source, refusing, tiers=[tier("t")], options=options, failed=failed.__setitem__)
+        with pytest.raises(AccessDenied):
+            list(found)
+    assert 10 < len(failed) < 50
+
+
+def test_the_run_tells_who_has_none_and_fails(database, tmp_path):
+    with psycopg.connect(database, autocommit=True) as conn:
+        migrate(conn)
+    run(database, "INSERT INTO daily_memories (uid, date) SELECT 'u' || g, '2026-01-01' FROM generate_series(10, 59) g")
+    with ColdStore(build({"path": str(tmp_path)}, {"database_url": database})) as cold:
+        for uid in range(10, 60, 2):  # where their pointers would be
+            (tmp_path / "latest" / f"u{uid}.json").mkdir(parents=True)
+        seen = []
+        with pytest.raises(StoreError, match=r"^25 users have no new snapshot; the first of them is 'u10': ") as caught:
+            seen.extend(cold.snapshot_each_user())
+        assert type(caught.value).exit_code == 4
+        (told,) = cold.runs.list()
+    assert sorted(info.uid for info in seen) == [f"u{n}" for n in range(11, 60, 2)]
+    assert told.state == "failed"
+    assert told.error.endswith(str(caught.value))
+    assert (told.details["users"], told.details["failed"], len(told.details["errors"])) == (25, 25, 20)
+    assert set(told.details["errors"]) <= {f"u{n}" for n in range(10, 60, 2)}

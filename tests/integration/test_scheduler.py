@@ -32,7 +32,7 @@ from coldstore.postgres.runs import RunHandle, RunLog
 from coldstore.postgres.schedules import Schedules
 from coldstore.schedule import Options, Scheduler
 from tests.acceptance.program import listen_to_signals
-from tests.integration.helpers import ask, run
+from tests.integration.helpers import ask, record_changes, run
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTED = (
@@ -193,6 +193,29 @@ def test_every_action(source, bench, settings, message, kind, count):
     assert len(snapshots(settings)) == count
 
 
+def test_incrementals(source, bench, settings):
+    """The first finds nothing to build on and is a full one; one that finds no change writes nothing, and is no failure."""
+    record_changes(source)
+    names = [
+        schedule(source, message="Take an incremental snapshot of user alice"),
+        schedule(source, message="incremental snapshot of everybody"),
+    ]
+    scheduler = bench(partial(perform, settings))
+    for number in range(3):
+        bench.turn(scheduler)
+        if number == 0:
+            run(source, "UPDATE daily_memories SET date = date + 100 WHERE uid = 'alice'")
+        age(source, hours=24)
+    assert [row(source, name)[1] for name in names] == [None, None]
+    found = snapshots(settings)
+    assert sorted((info.uid, info.kind) for info in found if info.uid) == [("alice", "full"), ("alice", "incremental")]
+    assert sorted(info.kind for info in found if info.uid is None) == ["full", "incremental"]
+    told = [d for (d,) in ask(source, "SELECT details FROM coldstore.runs ORDER BY started_at")]
+    assert [bool(d.get("full")) for d in told] == [True, True, False, False, False, False]
+    assert [d.get("unchanged") for d in told] == [None, None, None, None, True, True]
+    assert any("incremental snapshot of everybody" in line for line in bench.said)
+
+
 def test_a_failure_stands_in_the_list_and_in_the_row(source, bench, settings):
     nobody = schedule(source, message="Take a snapshot of user nobody")
     nothing = schedule(source, message="Verify all snapshots")
@@ -210,7 +233,7 @@ def test_a_failure_stands_in_the_list_and_in_the_row(source, bench, settings):
         (None, EVERYBODY, "needs a cron_expression"),
         ("0 2 * * *", None, "needs a cron_expression and an input_message"),
         ("0 2 * * *", "Good morning", "no instruction that coldstore knows"),
-        ("0 2 * * *", "Run an incremental snapshot of everybody", "takes no incremental snapshots"),
+        ("0 2 * * *", "Run an incremental snapshot of each user", "is of everybody, of one user or of one workspace"),
         ("0 2 * * *", '{"action": "snapshot", "zone": "Nowhere"}', "not a time zone"),
         ("0 2 * * *", "postgresql://me:hidden-51c1e2@db/x", "no instruction"),
     ],

@@ -1,4 +1,4 @@
-"""`python -m tests.torture [kill|kill-s3|faults|patience|disk|fuzz|bombs|years|cadence|tamper …] [--runs N] [--seed S]`: the long forms of the campaigns.
+"""`python -m tests.torture [kill|kill-s3|faults|patience|disk|fuzz|bombs|years|cadence|tamper|changes|autosave|large …] [--runs N] [--seed S]`: the long forms of the campaigns.
 
 Prints what each found, then all of it as the table of docs/RELIABILITY.md. Ends with 1 when a promise was broken.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from coldstore.config import read_file
 from coldstore.postgres.embedded import EmbeddedPostgres
 from tests.servers import gcs_server, weed_server
-from tests.torture import disk, faults, fuzz, kill, tamper, years
+from tests.torture import autosave, changes, disk, faults, fuzz, kill, large, tamper, years
 from tests.torture.chaos import chaos_proxy
 from tests.torture.summary import Summary
 from tests.torture.victim import victims
@@ -70,6 +70,22 @@ def every_minute(_world: World, seed: int, runs: int) -> Iterator[Summary]:
     yield years.every_minute(seed=seed, runs=runs)
 
 
+def changing(_world: World, seed: int, runs: int) -> Iterator[Summary]:
+    yield changes.campaign(seed=seed, runs=runs)
+
+
+def changing_for_long(_world: World, seed: int, runs: int) -> Iterator[Summary]:
+    yield changes.campaign(seed=seed, runs=0, seconds=60 * runs)
+
+
+def killed_agents(world: World, seed: int, runs: int) -> Iterator[Summary]:
+    yield autosave.campaign(world.folder / f"vault-{seed}", seed=seed, runs=runs)
+
+
+def large_document(world: World, _seed: int, runs: int) -> Iterator[Summary]:
+    yield large.campaign(world.folder / "large", megabytes=runs)
+
+
 #: name → (the campaign, what `--runs` is unless told otherwise, what it counts)
 CAMPAIGNS: dict[str, tuple[Callable[[World, int, int], Iterator[Summary]], int, str]] = {
     "kill": (kill_local, 700, "kills"),
@@ -81,6 +97,10 @@ CAMPAIGNS: dict[str, tuple[Callable[[World, int, int], Iterator[Summary]], int, 
     "bombs": (bombs, 10, "GiB"),
     "years": (schedules, 5000, "instants"),
     "cadence": (every_minute, 60, "cron expressions, each in seven zones"),
+    "changes": (changing, 1000, "steps of chains"),
+    "changes-long": (changing_for_long, 10, "minutes"),
+    "autosave": (killed_agents, 200, "kills"),
+    "large": (large_document, 200, "megabytes"),
     "tamper": (tamper.campaign, 20_000, "flipped bytes of a large document"),
 }
 

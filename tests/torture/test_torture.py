@@ -9,7 +9,7 @@ import pytest
 from coldstore.codec.compress import codec_of, decode_stream
 from coldstore.document import model
 from coldstore.errors import CorruptManifest
-from tests.torture import bomb, disk, faults, fuzz, kill, years
+from tests.torture import autosave, bomb, changes, disk, faults, fuzz, kill, large, years
 from tests.torture.chaos import chaos_proxy
 from tests.torture.summary import Summary
 from tests.unit import samples
@@ -66,6 +66,23 @@ def test_years_of_schedules(empty_database, seed):
 
 def test_years_of_minutes(seed):
     held(years.every_minute(seed=seed, runs=1, days=60), runs=7)
+
+
+def test_changes_under_way(seed):
+    summary = changes.campaign(seed=seed, runs=60, crash_every=30)
+    held(summary, runs=60)
+    assert "crashes" in summary.figures
+    assert sum(n for outcome, n in summary.outcomes.items() if "nothing" not in outcome) > 20
+
+
+def test_killed_agents(tmp_path, seed):
+    summary = autosave.campaign(tmp_path / "store", seed=seed, runs=8)
+    held(summary, runs=8)
+    assert summary.outcomes["saves were told"] > 2
+
+
+def test_a_large_document(tmp_path):
+    held(large.campaign(tmp_path, megabytes=20), runs=2)
 
 
 def test_wrong_bytes(seed):

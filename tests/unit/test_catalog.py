@@ -58,6 +58,37 @@ def test_newest_first(store):
     assert [k.timestamp for k in keys(store)] == [FEB_26 + 5, FEB_26, FEB_26 - DAY, FEB_26 - 40 * DAY]
 
 
+@pytest.mark.parametrize("scope", [None, ALICE])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
+def test_pages_put_together_are_the_whole(store, scope, size):
+    """Over days that have many of them and days that have none of this user."""
+    for day in range(12):
+        for n in range(day % 4):
+            put(store, ALICE if day % 3 else Scope.user("alicia"), FEB_26 - day * DAY + n)
+        put(store, EVERYBODY, FEB_26 - day * DAY)  # at the very millisecond of another
+    whole = ids(manifests(store, scope=scope))
+    assert len(whole) == (12 if scope else 30)
+    found: list[str] = []
+    while page := ids(manifests(store, scope=scope, before=found[-1] if found else None, limit=size)):
+        assert len(page) <= size
+        found += page
+    assert found == whole
+
+
+def test_a_page_begins_where_the_one_before_ended_though_that_one_is_gone(store):
+    made = [put(store, ALICE, FEB_26 + n).id for n in range(4)]
+    store.delete(layout.manifest_key(made[2]))
+    assert ids(manifests(store, before=made[2])) == [made[1], made[0]]
+    assert [k.id for k in keys(store, before=f"memory-all-{FEB_26 + 100 * DAY}")] == [made[3], made[1], made[0]]
+    assert list(keys(store, before=made[0])) == []
+
+
+@pytest.mark.parametrize("nonsense", ["", "yesterday", "memory-all-999999999999999", "memory-all-x"])
+def test_a_page_begins_at_an_id(store, nonsense):
+    with pytest.raises(NotFound):
+        list(keys(store, before=nonsense))
+
+
 def test_timestamps_are_compared_as_numbers(store):
     for t in (9, 10, 999, 1000):
         put(store, EVERYBODY, t)
@@ -218,6 +249,7 @@ def test_a_pointer_moves_only_forward(store):
         "snapshotAt": new.snapshot_at,
         "document": new.document,
         "manifest": layout.manifest_key(new.id),
+        "kind": "full",
         "checksum": read_manifest(store, new.id).checksum,
         "rows": {},
         "head": None,
@@ -298,6 +330,8 @@ def test_what_a_program_gets(store):
         "lastProven": None,
         "lastDrill": None,
         "suspect": None,
+        "parent": None,
+        "builtFrom": None,
     }
 
 

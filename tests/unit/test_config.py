@@ -34,7 +34,7 @@ def test_every_setting_has_one_place():
     """In a section of the file, or, being a secret, in none; and a description for the reference."""
     placed = [name for names in SECTIONS.values() for name in names]
     assert len(placed) == len(set(placed))
-    assert set(Settings.model_fields) - set(placed) == {"database_url", "api_key", "key", "signing_key", "runs_url", "tiers"}
+    assert set(Settings.model_fields) - set(placed) == {"database_url", "api_key", "api_keys", "key", "signing_key", "runs_url", "tiers"}
     assert all(field.description for field in Settings.model_fields.values())
 
 
@@ -69,7 +69,7 @@ def test_the_store_as_one_url(values, url):
     assert build(values, {}).store_url() == url
 
 
-@pytest.mark.parametrize("values", [{"backend": "s3"}, {"backend": "gcs"}, {"bucket": "b"}])
+@pytest.mark.parametrize("values", [{"backend": "s3"}, {"backend": "gcs"}, {"bucket": "b"}, {"path": "s3://b"}, {"path": "file:///x"}])
 def test_half_a_store(values):
     with pytest.raises(ConfigError) as caught:
         build(values, {}).store_url()
@@ -242,6 +242,26 @@ def test_a_key_does_not_belong_into_the_file(name):
             load()
         assert "hidden" not in str(caught.value) + str(caught.value.hint)
         assert f"COLD_STORE_{name.upper()}" in caught.value.hint
+
+
+def test_targets_of_the_server(monkeypatch):
+    Path("coldstore.toml").write_text('[server.targets]\nscratch = "postgresql://me@db.example.com/scratch"\n')
+    assert load().server_targets["scratch"].get_secret_value() == "postgresql://me@db.example.com/scratch"
+    monkeypatch.setenv("COLD_STORE_SERVER_TARGETS", '{"away": "postgresql://me:hidden-word@db/x"}')
+    found = load().server_targets
+    assert found["away"].get_secret_value() == "postgresql://me:hidden-word@db/x"
+    assert "hidden" not in repr(load()) + load().model_dump_json()
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:hidden-word@db/x", "host=db dbname=x password=hidden-word", "host=db password='hidden-word'"]
+)
+def test_a_targets_password_does_not_belong_into_the_file(url):
+    Path("coldstore.toml").write_text(f'[server.targets]\nscratch = "{url}"\n')
+    with pytest.raises(ConfigError, match="'scratch'") as caught:
+        load()
+    assert "hidden" not in str(caught.value) + str(caught.value.hint)
+    assert "COLD_STORE_SERVER_TARGETS" in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["[signing]\ntrusted_keys = 7\n", "[encryption]\nkey_rings = [1]\n", "[store]\nretain_days = 0\n"])

