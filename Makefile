@@ -15,7 +15,7 @@ demo: $(STAMP)           ## snapshot, lose and restore the memory of 200 users o
 	$(BIN)/coldstore demo
 
 test: $(STAMP)           ## every test, on real Postgres, S3 and GCS servers that it starts itself
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 4 --dist worksteal
 
 torture: $(STAMP)        ## half an hour of kills, faults, full disks and wrong bytes; see docs/RELIABILITY.md
 	$(BIN)/python -m tests.torture

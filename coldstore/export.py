@@ -101,7 +101,7 @@ def snapshot_each_user(
     """
     options = options or ExportOptions()
     started = time.monotonic()  # each of them takes from the moment until it is written: nobody saw it before
-    with source.moment(tiers, vectors=options.vectors) as moment:
+    with source.moment(tiers, vectors=options.vectors, readers=len(tiers)) as moment:
         tables = Tables.of(moment, Scope.user(""))
         for relation in tables.relations:
             if orphans := moment.rows_without_owner(relation):

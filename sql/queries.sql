@@ -499,12 +499,13 @@ UPDATE coldstore.heads f
   FROM pg_catalog.pg_database d WHERE d.datname = current_database() AND f.scope = 'floor'
 
 -- name: set_head
--- A newer one stays, if it can be: one of elsewhere may have seen transactions that are still to come here.
+-- A newer one stays, by the milliseconds its name ends in, as in the store: of two taken at once, either may have seen more
+-- transactions. Not one of elsewhere, which may have seen some that are still to come here.
 INSERT INTO coldstore.heads AS h (scope, snapshot_id, checksum, snapshot, taken_at)
 VALUES (%(scope)s, %(id)s, %(checksum)s, %(snapshot)s::pg_snapshot, clock_timestamp())
 ON CONFLICT (scope) DO UPDATE SET snapshot_id = excluded.snapshot_id, checksum = excluded.checksum, snapshot = excluded.snapshot,
                                   taken_at = excluded.taken_at
- WHERE pg_snapshot_xmax(excluded.snapshot) >= pg_snapshot_xmax(h.snapshot)
+ WHERE substring(excluded.snapshot_id FROM '[0-9]+$')::bigint >= substring(h.snapshot_id FROM '[0-9]+$')::bigint
     OR pg_snapshot_xmax(h.snapshot) > pg_snapshot_xmax(pg_current_snapshot())
 
 -- name: move_floor

@@ -7,8 +7,10 @@ from hypothesis import settings
 
 _KEYS = re.compile(r"coldstore-(signing-)?key-|did:|z6Mk", re.IGNORECASE)
 
-# `pytest --hypothesis-profile long`: what is too slow for every day.
+# There are hundreds of properties, and each run tries others. `pytest --hypothesis-profile long`: what is too slow for every day.
+settings.register_profile("daily", max_examples=25, deadline=None)
 settings.register_profile("long", max_examples=10_000, deadline=None)
+settings.load_profile("daily")
 
 pytest_plugins = ["tests.servers.fixtures", "tests.postgres_server"]
 

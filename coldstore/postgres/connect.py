@@ -104,6 +104,14 @@ def _unreachable(exc: psycopg.OperationalError, where: str) -> ColdStoreError:
     return DatabaseUnreachable(f"cannot connect to {where}: {reason}", hint=hint, op="connect")
 
 
+_KNOWN: list[tuple[type[psycopg.Error], str, str | None]] = [
+    (pg.DiskFull, "the database server's disk is full", "Free space there and run again."),
+    (pg.LockNotAvailable, "a table is locked by another session", "Somebody alters it, or waits to: run again when they are done."),
+    (pg.QueryCanceled, "the database cancelled the query", None),
+    (pg.ReadOnlySqlTransaction, "the database is read-only", "Restore into a primary, not a standby."),
+]
+
+
 def translate(exc: psycopg.Error, *, op: str) -> ColdStoreError:
     """Any error of psycopg as one of ours, with what to do about it."""
     message = exc.diag.message_primary or (str(exc).strip().splitlines() or ["the database failed"])[0]
@@ -115,12 +123,9 @@ def translate(exc: psycopg.Error, *, op: str) -> ColdStoreError:
         return PermissionDenied(message, op=op, hint="Grant the role what it needs, or use another role.")
     if isinstance(exc, pg.UndefinedTable):
         return TableMissing(message, op=op, hint="Create it with `coldstore init --reference-schema`, or correct coldstore.toml.")
-    if isinstance(exc, pg.DiskFull):
-        return DatabaseError(f"the database server's disk is full: {message}", op=op, hint="Free space there and run again.")
-    if isinstance(exc, pg.QueryCanceled):
-        return DatabaseError(f"the database cancelled the query: {message}", op=op)
-    if isinstance(exc, pg.ReadOnlySqlTransaction):
-        return DatabaseError(f"the database is read-only: {message}", op=op, hint="Restore into a primary, not a standby.")
+    for kind, sentence, hint in _KNOWN:
+        if isinstance(exc, kind):
+            return DatabaseError(f"{sentence}: {message}", op=op, hint=hint)
     if isinstance(exc, psycopg.OperationalError) and exc.sqlstate is None:
         return DatabaseUnreachable(f"the connection to the database broke: {message}", op=op, hint="Run it again; nothing was published.")
     return DatabaseError(f"{message}{detail}" + (f" [{table}]" if table else ""), op=op)

@@ -2,7 +2,8 @@
 
 Order: names are looked up; the tables are locked against being dropped, truncated or altered (ACCESS SHARE, which stops nobody's reads
 or writes); then the first query of a REPEATABLE READ transaction fixes the moment. Locking comes first because a TRUNCATE that
-commits between moment and lock would show as an empty table. Further readers import the same snapshot.
+commits between moment and lock would show as an empty table. Further readers import the same snapshot and take the same locks, without
+waiting for them: who waits behind somebody that waits for us waits for ever.
 
 Connections are kept for the next moment of the same process; one that was left in the middle of a stream is closed.
 """
@@ -30,7 +31,9 @@ from coldstore.sql import query
 from coldstore.tiers import Tier
 
 _CLEAN = 60.0  # seconds
+_PATIENCE = "60s"  # of several readers, for a table that could not be locked beforehand
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_IMPATIENT = f"SET LOCAL lock_timeout = '{_PATIENCE}'"
 
 
 @dataclass(slots=True)
@@ -43,21 +46,41 @@ class Moment:
     timestamp: int
     check_utf8: bool
     source: Source
+    _locked: list[sql.Identifier] = field(default_factory=list)
     _exported: str | None = None
     _readers: list[Connection] = field(default_factory=list)
 
     def connections(self, count: int) -> list[Connection]:
-        """`count` connections that see this moment; the first is the leader."""
+        """At most `count` connections that see this moment; the first is the leader. They are fewer when somebody waits to alter or to
+        truncate one of the tables."""
         if count > 1 and self._exported is None:
             with errors_as("export snapshot"):
+                self.leader.execute(_IMPATIENT)
                 (self._exported,) = self.leader.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone() or ("",)
-        while len(self._readers) < count - 1:
-            reader = self.source.take()
-            self._readers.append(reader)
-            with errors_as("import snapshot"):
-                reader.execute(_BEGIN)
-                reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._exported)))
+        while len(self._readers) < count - 1 and self._recruit():
+            pass
         return [self.leader, *self._readers[: count - 1]]
+
+    def _recruit(self) -> bool:
+        reader = self.source.take()
+        self._readers.append(reader)
+        with errors_as("import snapshot"):
+            reader.execute(_BEGIN)
+            reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._exported)))
+            reader.execute(_IMPATIENT)
+            try:
+                if self._locked:
+                    reader.execute(_lock(self._locked) + sql.SQL(" NOWAIT"))
+            except psycopg.errors.LockNotAvailable:
+                self.dismiss(reader)
+                return False
+        return True
+
+    def dismiss(self, *readers: Connection) -> None:
+        """Give these back."""
+        for reader in readers:
+            self._readers.remove(reader)
+            self.source.give_back(reader)
 
     def rows(self, relation: Relation) -> int:
         return self._count(count_query(relation))
@@ -69,6 +92,10 @@ class Moment:
         with errors_as("count"):
             (count,) = self.leader.execute(query).fetchone() or (0,)
         return int(count)
+
+
+def _lock(tables: Sequence[sql.Identifier]) -> sql.Composed:
+    return sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.SQL(", ").join(tables))
 
 
 class Source:
@@ -105,9 +132,10 @@ class Source:
         try:
             yield conn
         finally:
-            self._give_back(conn)
+            self.give_back(conn)
 
-    def _give_back(self, conn: Connection) -> None:
+    def give_back(self, conn: Connection) -> None:
+        """Keep the connection for whoever comes next; one that is in the middle of something is closed."""
         try:
             if conn.closed or conn.info.transaction_status not in {_IDLE, _IN_TRANSACTION, _IN_ERROR}:
                 conn.close()
@@ -121,10 +149,10 @@ class Source:
             self._idle.append(conn)
 
     @contextmanager
-    def moment(self, tiers: Sequence[Tier], *, vectors: str = "text", sizes: bool = True) -> Iterator[Moment]:
+    def moment(self, tiers: Sequence[Tier], *, vectors: str = "text", sizes: bool = True, readers: int = 1) -> Iterator[Moment]:
         """Everything read from the yielded `Moment` is of one instant. With `sizes` the tables' sizes are of now; without, what is known
-        of them from an earlier moment serves, as long as nobody altered them. Raises a `DatabaseError` before any row is read when a tier's
-        table is missing, unreadable or filtered by row-level security."""
+        of them from an earlier moment serves, as long as nobody altered them. `readers`: so many connections it can have for sure.
+        Raises a `DatabaseError` before any row is read when a tier's table is missing, unreadable or filtered by row-level security."""
         leader = self.take()
         moment: Moment | None = None
         try:
@@ -140,17 +168,25 @@ class Source:
                 leader = connect(self._url, purpose="coldstore snapshot")
                 with errors_as("begin"):
                     moment = self._begin(leader, tiers, vectors)
+            while len(moment.connections(readers)) < readers:  # somebody waits for a table: after them
+                moment.dismiss(*moment.connections(readers)[1:])
+                self._known.clear()
+                with errors_as("begin"):
+                    leader.execute("ROLLBACK")
+                    moment = self._begin(leader, tiers, vectors)
             yield moment
         finally:
             for conn in [leader, *(moment._readers if moment else [])]:  # noqa: SLF001
-                self._give_back(conn)
+                self.give_back(conn)
 
     def _begin(self, leader: Connection, tiers: Sequence[Tier], vectors: str) -> Moment:
         key = (tuple(tiers), vectors)
         state_known, catalog = self._known.get(key, ("", None))
         if catalog is not None:
             try:
-                now, found = self._fix(leader, [r.oid for r in catalog.relations], catalog)
+                locked = [r.identifier for r in catalog.relations if r.lockable and r.table.kind in {"table", "partitioned"}]
+                now = self._fix(leader, locked)
+                found = state(leader, [r.oid for r in catalog.relations], catalog)
             except TableMissing:
                 found = ""
             if found != state_known:  # somebody altered a table: look everything up again, in a new transaction
@@ -160,7 +196,8 @@ class Source:
             catalog = refresh(leader, catalog)
         else:
             oids = check_tiers(tiers, resolve(leader, [t.table for t in tiers]))
-            now, _ = self._fix(leader, oids, None)
+            locked = self._lockable(leader, oids)
+            now = self._fix(leader, locked)
             catalog = inspect(leader, list(zip(tiers, oids, strict=True)), vectors=vectors)
             if not any(r.table.kind == "partitioned" for r in catalog.relations):  # whose leaves come and go
                 self._known[key] = (state(leader, oids, catalog), catalog)
@@ -173,26 +210,23 @@ class Source:
             timeline=now["timeline"],
             capture=fingerprint(leader, catalog) if now["captured"] else None,
         )
-        return Moment(leader, catalog, database, now["milliseconds"], now["encoding"] == "SQL_ASCII", self)
+        return Moment(leader, catalog, database, now["milliseconds"], now["encoding"] == "SQL_ASCII", self, locked)
 
-    def _fix(self, leader: Connection, oids: list[int], catalog: Catalog | None) -> tuple[dict[str, Any], str]:
-        with errors_as("begin"):
-            if catalog is None:
-                names = leader.execute(
-                    "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
-                    " ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::oid[]) AND c.relkind IN ('r', 'p')"
-                    " AND has_table_privilege(c.oid, 'SELECT')",
-                    (oids,),
-                ).fetchall()
-                tables = [identifier(model.Name(schema=schema, name=name)) for schema, name in names]
-            else:
-                tables = [r.identifier for r in catalog.relations if r.lockable and r.table.kind in {"table", "partitioned"}]
-            leader.execute(_BEGIN)
+    def _lockable(self, leader: Connection, oids: list[int]) -> list[sql.Identifier]:
+        names = leader.execute(
+            "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
+            " ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::oid[]) AND c.relkind IN ('r', 'p')"
+            " AND has_table_privilege(c.oid, 'SELECT')",
+            (oids,),
+        ).fetchall()
+        return [identifier(model.Name(schema=schema, name=name)) for schema, name in names]
+
+    def _fix(self, leader: Connection, tables: list[sql.Identifier]) -> dict[str, Any]:
+        with errors_as("begin"), leader.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(_BEGIN)
             if tables:
-                leader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.SQL(", ").join(tables)))
-            with leader.cursor(row_factory=dict_row) as cursor:
-                now = cursor.execute(query("moment"), prepare=True).fetchone() or {}
-            return now, state(leader, oids, catalog) if catalog else ""
+                cursor.execute(_lock(tables))
+            return cursor.execute(query("moment"), prepare=True).fetchone() or {}
 
     def close(self) -> None:
         with self._lock:

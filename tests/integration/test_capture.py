@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -804,9 +806,12 @@ def test_removed_it_leaves_no_trace(postgres, empty_database):
 # --- heads, and what may be forgotten ----------------------------------------------------------------------------------------------
 
 
+STAMPS = itertools.count(1)
+
+
 def head_now(source: Source, name: str) -> capture.Head:
     with source.moment([NOTES]) as moment:
-        return capture.Head(name, "sum of " + name, moment.database.snapshot)
+        return capture.Head(f"memory-{name}-{next(STAMPS)}", "sum of " + name, moment.database.snapshot)
 
 
 def changes(url: str) -> int:
@@ -831,6 +836,20 @@ def test_heads_are_of_their_scope_and_the_newest_stays(notes, source):
         assert capture.head(conn, Scope.user("floor")) == old
         assert capture.head(conn, long) == new
         assert capture.head(conn, Scope.user("w")) is None
+
+
+def test_the_newest_head_is_the_one_the_store_takes_for_it(notes, source):
+    """Of two taken at once, the one dated later may have seen fewer transactions. With another order than the store's, nothing could be
+    built on either."""
+    with connect(notes) as conn:
+        dated_earlier = head_now(source, "earlier")
+        less = head_now(source, "later")
+        run(notes, "UPDATE public.notes SET n = 1")
+        more = replace(dated_earlier, snapshot=head_now(source, "x").snapshot)
+        for order in ([less, more], [more, less]):
+            for head in order:
+                assert capture.set_head(conn, EVERYBODY, head)
+            assert capture.head(conn, EVERYBODY) == less
 
 
 def test_changes_go_when_no_head_needs_them(notes, source):

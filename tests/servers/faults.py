@@ -97,7 +97,7 @@ class _Proxy:
     def __init__(self, target: str) -> None:
         self.target = target.rstrip("/")
         self.rules: list[Rule] = []
-        self.lines: list[str] = []
+        self.lines: list[list[str]] = []  # what was asked, and what became of it; written before the client hears
 
     async def start(self, app: Any) -> Any:
         import aiohttp
@@ -121,18 +121,17 @@ class _Proxy:
 
     async def handle(self, request: Any) -> Any:
         rule = self.rule_for(request)
-        line = f"{request.method} {request.raw_path} -> "
+        line = [f"{request.method} {request.raw_path}", rule.action if rule else ""]
+        self.lines.append(line)
         try:
-            reply = await self.answer(request, rule)
+            return await self.answer(request, rule, line)
         except (_Dropped, ConnectionError):
-            self.lines.append(line + (rule.action if rule else "dropped"))
+            line[1] = line[1] or "dropped"
             if request.transport is not None:
                 request.transport.abort()
             raise
-        self.lines.append(line + (rule.action if rule else str(reply.status)))
-        return reply
 
-    async def answer(self, request: Any, rule: Rule | None) -> Any:
+    async def answer(self, request: Any, rule: Rule | None, line: list[str]) -> Any:
         action = rule.action if rule else ""
         if action == "reset":
             raise _Dropped
@@ -145,6 +144,7 @@ class _Proxy:
         if action == "status":
             return self.error(rule)
         status, headers, received = await self.forward(request, sent)
+        line[1] = line[1] or str(status)
         if action == "lost_reply":
             raise _Dropped
         if action == "late_error":
@@ -209,7 +209,7 @@ class _Proxy:
             self.rules.append(Rule(**await request.json()))
         if request.path == "/clear":
             self.rules, self.lines = [], []
-        return web.json_response(self.lines)
+        return web.json_response([f"{asked} -> {outcome}" for asked, outcome in self.lines])
 
 
 async def _serve(proxy: _Proxy, port: int, control: int) -> None:

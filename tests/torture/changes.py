@@ -243,8 +243,8 @@ class Queries(Follower):
             else:
                 outcome = self._read(moment, source.seen, self.parent)
             self.compare(source.seen)
-            new = moment.database.snapshot
-        if not capture.set_head(conn, self.scope, capture.Head(f"{self.scope.kind} {new}", "", new)) and not first:
+            new, name = moment.database.snapshot, f"memory-{self.scope.kind}-{moment.timestamp}"
+        if not capture.set_head(conn, self.scope, capture.Head(name, "", new)) and not first:
             raise Broken(f"{self.scope}: its changes were swept away")
         self.parent = new
         return outcome

@@ -67,4 +67,4 @@ def test_what_passes_is_waited_for_and_what_lasts_is_given_up(behind, fault):
     proxy.add(**fault, method="GET", match=KEY, count=None)
     with pytest.raises(StoreUnavailable):
         store.read("k")
-    assert 1 <= proxy.count(r"^GET ") <= ATTEMPTS  # the proxy writes down a stalled one when it is over
+    assert 1 <= proxy.count(r"^GET ") <= ATTEMPTS

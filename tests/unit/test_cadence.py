@@ -85,7 +85,7 @@ def instants(draw: st.DrawFn) -> tuple[str, datetime]:
 
 
 @given(instants(), st.sampled_from(EXPRESSIONS), st.integers(1, 72))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_forwards_and_backwards_agree(instant, expression, hours):
     zone, start = instant
     cadence = Cadence(expression, zone)

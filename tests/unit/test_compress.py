@@ -172,7 +172,7 @@ def test_a_zstd_stream_that_was_cut_off_is_short():
 
 
 @pytest.mark.parametrize("codec", PACKING, ids=str)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_damage_is_noticed_or_harmless(codec, data):
     """Whether a codec sees a flipped byte is its own affair (the manifest's checksums see each); it must not fail otherwise."""
@@ -187,7 +187,7 @@ def test_damage_is_noticed_or_harmless(codec, data):
 
 
 @pytest.mark.parametrize("codec", PACKING, ids=str)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(data=st.binary(max_size=60), size=st.integers(0, 100))
 def test_any_bytes_end_in_one_of_our_errors(codec, data, size):
     for stored in (data, packed(codec, b"x")[:6] + data):

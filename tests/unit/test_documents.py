@@ -244,7 +244,7 @@ def test_a_name_that_promises_another_codec(tmp_path, name):
         open_file(path)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(st.binary(max_size=80), st.sampled_from([b"", b'{"format":"coldstore/1",', b'{"a":[{']))
 def test_any_bytes_end_in_one_of_our_errors(data, start):
     with tempfile.TemporaryDirectory() as folder:
@@ -320,7 +320,7 @@ def owned(draw):
     return wanted, draw(st.lists(st.tuples(somebody, names | st.just(wanted), st.booleans()), max_size=12))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(owned(), st.sampled_from([1, 80, 10_000]))
 def test_exactly_the_owners_rows(case, frame_size):
     """The owner's name may stand in any other member, as a member's name, and within other names."""

@@ -44,7 +44,7 @@ def rest_of(found: dict) -> dict:
     return {n: [0 if isinstance(r, dict) else r for r in v] if isinstance(v, list) else v for n, v in found.items()}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=50)
 @given(objects, styles(), st.lists(st.integers(0, 10**6), max_size=30))
 def test_the_same_rows_as_json_finds(found, write, cuts):
     data = write(found)
@@ -151,7 +151,7 @@ def test_truncation_anywhere_is_refused(data):
                 list(split([data[:cut]]))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(objects, styles(), st.integers(0, 10**6), st.integers(1, 20))
 def test_truncation_of_any_document_is_refused(found, write, cut, step):
     data = write(found).strip()
@@ -203,7 +203,7 @@ def test_a_document_that_is_nested_too_deeply(opening):
         list(split([opening * 20_000]))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 @given(st.binary(max_size=60) | st.text('{}[]",:\\ a1', max_size=60).map(str.encode), st.integers(1, 8))
 def test_any_bytes_end_in_one_of_our_errors(data, step):
     for text in (data, b'{"a":[' + data, b'{"a":[' + data + b"]}", b'{"a":[{"b":"' + data + b'"}]}'):
@@ -214,7 +214,7 @@ def test_any_bytes_end_in_one_of_our_errors(data, step):
             pass
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, len(SAMPLE) - 1), st.binary(max_size=3), st.integers(0, 3))
 def test_an_altered_document_gives_rows_or_one_of_our_errors(at, new, gone):
     altered = SAMPLE[:at] + new + SAMPLE[at + gone :]

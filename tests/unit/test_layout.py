@@ -44,7 +44,7 @@ def test_a_name_tells_its_scope(scope):
         assert parsed.scope == scope
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 @given(st.lists(scopes, max_size=40))
 def test_no_two_scopes_share_a_name(found):
     assert len({layout.scope_name(s) for s in found}) == len(set(found))
@@ -61,7 +61,7 @@ def test_no_two_hostile_scopes_share_a_name():
     assert len({layout.scope_name(s) for s in every}) == len(every)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 @given(st.text(st.sampled_from("%~.ws0123456789abcdefAlL@+-é\0"), max_size=20) | st.sampled_from(HOSTILE))
 def test_what_names_a_scope_is_that_scopes_name(name):
     """Whatever an object is called: it is read as a scope only if that scope is written so."""
@@ -90,7 +90,7 @@ def test_documented_names():
     assert layout.scope_name(Scope.user("Alice")) != layout.scope_name(Scope.user("alice"))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 @given(scopes, timestamps, st.sampled_from(SUFFIXES), uids)
 @example(Scope.of_workspace("x" * 4096), 253402300799999, ".zst.enc", "😀" * 1024)
 def test_keys_stay_below_their_folder(scope, timestamp, suffix, label):
@@ -116,7 +116,7 @@ def test_the_longest_file_name(longest):
             assert len(layout.snapshot_id(scope, 999999999999999) + longest) <= 255
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 @given(scopes, timestamps, st.sampled_from(SUFFIXES))
 def test_a_key_tells_its_snapshot(scope, timestamp, suffix):
     identity = layout.snapshot_id(scope, timestamp)
@@ -130,7 +130,7 @@ def test_a_key_tells_its_snapshot(scope, timestamp, suffix):
     assert not document.is_manifest
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 @given(scopes, st.integers(100_000_000, 10**12), st.integers(1, 99_999))
 def test_a_key_object_tells_its_snapshot(scope, timestamp, number):
     """Also of users who are called like one: their own objects are no keys."""
@@ -179,7 +179,7 @@ def test_the_date_is_that_of_utc(timestamp, date):
     assert layout.date_of(timestamp) == date
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 @given(scopes, timestamps, timestamps, st.booleans())
 @example(Scope.of_workspace("x" * 4096), 253402300799999, 999999999999999, False)
 def test_a_drills_key_tells_its_outcome(scope, taken, ended, proven):

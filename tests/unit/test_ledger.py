@@ -70,7 +70,7 @@ def histories(draw, scope: str = "all") -> Simulated:
     return made
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 @given(histories(), histories("u"), st.randoms(use_true_random=False))
 def test_an_honest_history_raises_no_alarm(one, other, chance):
     entries = [*one.every(), *other.every()]
@@ -79,7 +79,7 @@ def test_an_honest_history_raises_no_alarm(one, other, chance):
     assert all(breaks(e, {x.id: x for x in entries}.get) == [] for e in entries)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 @given(histories(), st.data())
 def test_what_was_removed_is_noticed_where_another_names_it(history, data):
     """And nowhere else: of the newest nothing tells."""
@@ -91,7 +91,7 @@ def test_what_was_removed_is_noticed_where_another_names_it(history, data):
     assert all(gone.id in problem for problems in found.values() for problem in problems)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 @given(histories(), st.data())
 def test_what_was_replaced_is_noticed_where_another_names_it(history, data):
     old = data.draw(st.sampled_from(history.every()))

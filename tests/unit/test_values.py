@@ -310,7 +310,7 @@ def test_hex_vectors_are_exact(values):
     assert encode_one("hex", sent(values)) == shown.encode()
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=100)
 @given(st.integers(0, 2**32 - 1))
 def test_every_float4_survives_as_nine_digits(bits):
     (value,) = struct.unpack(">f", struct.pack(">I", bits))
@@ -422,7 +422,7 @@ def test_text_that_is_no_unicode(kind, raw):
         RowEncoder([("c", kind)]).encode(b'{"c":' + value + b"}")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 @given(st.binary(max_size=30), st.sampled_from(["text", "bytea", "json", "array", "json_array", "hex"]))
 def test_any_bytes_end_in_one_of_our_errors(data, kind):
     for line in (data, b'{"c":' + data + b"}", b'{"c":"' + data + b'"}', b'{"c":["' + data + b'"]}'):
