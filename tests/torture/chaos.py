@@ -32,18 +32,18 @@ def chaos_proxy(target: str, *, seed: int, share: float = 0.2) -> Iterator[fault
 
 class _Chaos(faults._Proxy):
     def __init__(self, target: str, *, seed: int, share: float) -> None:
-        self._log: list[str] = []
+        self._log: list[list[str]] = []
         super().__init__(target)
         self._rng = random.Random(seed)
         self._share = share
         self._listings: dict[str, tuple[int, Any, bytes]] = {}
 
     @property
-    def lines(self) -> list[str]:
+    def lines(self) -> list[list[str]]:
         return self._log
 
     @lines.setter
-    def lines(self, value: list[str]) -> None:
+    def lines(self, value: list[list[str]]) -> None:
         self._log = _Stamped(value)
 
     def rule_for(self, request: Any) -> faults.Rule | None:
@@ -63,9 +63,10 @@ class _Chaos(faults._Proxy):
         return await super().reply(request, rule, status, headers, body)
 
 
-class _Stamped(list[str]):
-    def append(self, line: str) -> None:
-        super().append(f"{time.monotonic():.4f} {line}")
+class _Stamped(list[list[str]]):
+    def append(self, line: list[str]) -> None:
+        line[0] = f"{time.monotonic():.4f} {line[0]}"
+        super().append(line)
 
 
 if __name__ == "__main__":

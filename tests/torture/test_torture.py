@@ -27,15 +27,15 @@ def held(summary: Summary, *, runs: int) -> None:
 
 
 def test_killed_snapshots(world, killed, seed):
-    summary = kill.campaign(kill.snapshots(world, killed), seed=seed, runs=21)
-    held(summary, runs=21)
-    assert sum(n for outcome, n in summary.outcomes.items() if "over before" not in outcome) > 10
+    summary = kill.campaign(kill.snapshots(world, killed), seed=seed, runs=14)
+    held(summary, runs=14)
+    assert sum(n for outcome, n in summary.outcomes.items() if "over before" not in outcome) > 6
 
 
 def test_killed_restores(world, killed, seed):
-    summary = kill.campaign(kill.restores(world, killed), seed=seed, runs=12)
-    held(summary, runs=12)
-    assert sum(n for outcome, n in summary.outcomes.items() if "over before" not in outcome) > 6
+    summary = kill.campaign(kill.restores(world, killed), seed=seed, runs=8)
+    held(summary, runs=8)
+    assert sum(n for outcome, n in summary.outcomes.items() if "over before" not in outcome) > 3
 
 
 def test_killed_snapshots_to_s3(world, killed, weed, seed):
@@ -61,18 +61,18 @@ def test_a_full_disk(world, seed):
 
 
 def test_years_of_schedules(empty_database, seed):
-    held(years.campaign(empty_database, seed=seed, runs=40), runs=40)
+    held(years.campaign(empty_database, seed=seed, runs=16), runs=16)
 
 
 def test_years_of_minutes(seed):
-    held(years.every_minute(seed=seed, runs=1, days=60), runs=7)
+    held(years.every_minute(seed=seed, runs=1, days=25), runs=7)
 
 
 def test_changes_under_way(seed):
-    summary = changes.campaign(seed=seed, runs=60, crash_every=30)
-    held(summary, runs=60)
+    summary = changes.campaign(seed=seed, runs=40, crash_every=20)
+    held(summary, runs=40)
     assert "crashes" in summary.figures
-    assert sum(n for outcome, n in summary.outcomes.items() if "nothing" not in outcome) > 20
+    assert sum(n for outcome, n in summary.outcomes.items() if "nothing" not in outcome) > 12
 
 
 def test_killed_agents(tmp_path, seed):
