@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# Byte code is kept, whatever the environment says: tests and benchmarks start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test torture lint bench bench-large docs clean
 
 $(STAMP): pyproject.toml constraints.txt

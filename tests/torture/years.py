@@ -138,17 +138,17 @@ class Crew:
             self._close(member)
 
 
-def campaign(url: str, *, seed: int, runs: int) -> Summary:
-    """`runs`: how many of the instants to visit, those around changes of a clock first. `url`: an empty database."""
+def campaign(url: str, *, seed: int, runs: int, until: datetime = END) -> Summary:
+    """`runs`: how many of the instants before `until` to visit, those around changes of a clock first. `url`: an empty database."""
     summary = Summary("years", seed)
     rng = random.Random(seed)
     with summary.timed(), psycopg.connect(url, autocommit=True) as conn, simulated_clock():
         migrate(conn)
         install_reference_schema(conn)
         conn.execute(CLOCK)
-        models = {_insert(conn, zone, cron): Model(slots(cron, zone, BEGIN, END)) for zone, crons in ROWS.items() for cron in crons}
+        models = {_insert(conn, zone, cron): Model(slots(cron, zone, BEGIN, until)) for zone, crons in ROWS.items() for cron in crons}
         with closing(Crew(url, rng)) as crew:
-            for now in _instants(models, rng, runs):
+            for now in _instants(models, rng, runs, until):
                 _visit(conn, crew, models, now)
                 if rng.random() < 0.05:
                     hours = rng.choice((-30, -5, -1, 1, 5, 30))
@@ -173,10 +173,10 @@ def _insert(conn: psycopg.Connection, zone: str, cron: str) -> str:
     return str(found)
 
 
-def _instants(models: dict[str, Model], rng: random.Random, count: int) -> list[datetime]:
+def _instants(models: dict[str, Model], rng: random.Random, count: int, until: datetime) -> list[datetime]:
     """Just before and some seconds after slots."""
     every = sorted({slot for model in models.values() for slot in model.slots})
-    critical = [change for zone in ROWS for change in changes(zone, BEGIN, END)]
+    critical = [change for zone in ROWS for change in changes(zone, BEGIN, until)]
     every.sort(key=lambda slot: min(abs(slot - change) for change in critical))
     chosen = sorted(every[:count])
     early = [slot - timedelta(seconds=rng.randrange(1, 40)) for slot in rng.sample(chosen, len(chosen) // 10)]
