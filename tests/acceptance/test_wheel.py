@@ -41,10 +41,11 @@ def test_what_is_inside(wheel):
 
 
 def test_a_snapshot_there_and_back_with_nothing_but_the_wheel(wheel, tmp_path, empty_database, make_database):
-    run(sys.executable, "-m", "venv", "venv", cwd=tmp_path)
+    run(sys.executable, "-m", "venv", "--without-pip", "venv", cwd=tmp_path)
     scripts = tmp_path / "venv" / "bin"
     run(
-        *(scripts / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"),
+        *(sys.executable, "-m", "pip", "--python", scripts / "python"),
+        *("install", "--quiet", "--disable-pip-version-check", "--no-compile"),
         *("-c", ROOT / "constraints.txt", wheel),
         cwd=tmp_path,
     )

@@ -107,7 +107,7 @@ def test_another_snapshots_key_does_not_open(ring: KeyRing, data_key, other):
     assert error.value.hint
 
 
-@settings(asking, max_examples=40)
+@settings(asking, max_examples=15)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_noticed(ring: KeyRing, place, bit):
     wrapped = ring.wrap(bytes(range(32)), context=CONTEXT)
@@ -117,7 +117,7 @@ def test_a_flipped_bit_is_noticed(ring: KeyRing, place, bit):
         ring.unwrap(changed(wrapped, wrapped=base64.b64encode(data).decode()), context=CONTEXT)
 
 
-@settings(asking, max_examples=40)
+@settings(asking, max_examples=15)
 @given(place=st.floats(0, 1, exclude_max=True), character=st.characters(codec="utf-8"))
 def test_a_changed_character_is_noticed(ring: KeyRing, place, character):
     wrapped = ring.wrap(bytes(range(32)), context=CONTEXT)

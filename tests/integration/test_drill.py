@@ -200,7 +200,7 @@ def test_what_was_tried(make_database, store, server):
     assert "at its end" in said["new row in ended"]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(made=st.lists(tables(), min_size=1, max_size=2, unique_by=lambda t: (t.schema, t.name)), hexadecimal=st.booleans())
 def test_any_table(postgres, server, tmp_path_factory, made, hexadecimal):
     name = f"drill_source_{next(_numbers)}"

@@ -26,7 +26,7 @@ from tests.integration.test_roundtrip import FIXED, refused_by_postgres
 from tests.recovering import recover
 
 KEY, SIGNER = Key.new(), SigningKey.generate()
-_EXAMPLES = 500 if os.environ.get("HYPOTHESIS_PROFILE") == "torture" else 15
+_EXAMPLES = 500 if os.environ.get("HYPOTHESIS_PROFILE") == "torture" else 8
 _numbers = itertools.count(1)
 _relaxed = settings(
     max_examples=_EXAMPLES,

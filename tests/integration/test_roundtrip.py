@@ -20,7 +20,7 @@ from tests.integration import anything
 from tests.integration.anything import Table, literal, quoted, tables
 from tests.integration.helpers import ask, bring_back, run, structure, table_text, take, tier
 
-_EXAMPLES = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "torture" else 20
+_EXAMPLES = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "torture" else 12
 _numbers = itertools.count(1)
 _relaxed = settings(
     max_examples=_EXAMPLES,
