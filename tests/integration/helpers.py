@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -177,9 +178,12 @@ _CATALOG = {
 
 
 def structure(url: str) -> dict[str, list[tuple[Any, ...]]]:
-    """What is there, without the rows."""
+    """What is there, without the rows. A session that was ended or left a moment ago is given the time to let go of its lock."""
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("SET search_path = ''")
+        patience = time.monotonic() + 5
+        while conn.execute(_CATALOG["advisory locks"]).fetchone() and time.monotonic() < patience:
+            time.sleep(0.05)
         return {what: sorted(conn.execute(query).fetchall(), key=repr) for what, query in _CATALOG.items()}
 
 
