@@ -487,7 +487,7 @@ def each_user(world: World) -> Iterator[Line]:
 
 def _each_user(world: World, database: str, users: int) -> Callable[[], Sample]:
     def once() -> Sample:
-        with world.new_path("store") as store:
+        with world.new_path("store", of_many_files=True) as store:
             sample, found = world.coldstore("snapshot", "--each-user", "--store", store, database=world.url(database))
             if len(found) != users:
                 raise RuntimeError(f"{len(found)} documents of {users} users")
@@ -498,7 +498,7 @@ def _each_user(world: World, database: str, users: int) -> Callable[[], Sample]:
 
 def _each_user_inside(world: World, database: str, users: int) -> Callable[[], Sample]:
     def once() -> Sample:
-        with world.new_path("store") as store, world.library(store, database=world.url(database)) as cold:
+        with world.new_path("store", of_many_files=True) as store, world.library(store, database=world.url(database)) as cold:
             started = time.perf_counter()
             for _ in cold.snapshot_each_user():
                 pass
@@ -619,7 +619,7 @@ def trust(world: World) -> Iterator[Line]:
     for sealing, settings in (("", {}), (", sealed and signed", keys)):
         for codec in ("none", "zstd"):
             yield _deep(world, codec, sealing, settings)
-    with world.new_path("many") as store:
+    with world.new_path("many", of_many_files=True) as store:
         with world.library(store) as cold:
             for _ in range(_MANY // _BULK_USERS):
                 for _ in cold.snapshot_each_user():
@@ -639,7 +639,7 @@ def trust(world: World) -> Iterator[Line]:
 
 def _deep(world: World, codec: str, sealing: str, settings: Mapping[str, str]) -> Line:
     """Plain megabytes a second of `verify --all --deep`."""
-    with world.new_path("deep") as store:
+    with world.new_path("deep", of_many_files=True) as store:
         world.coldstore("snapshot", "--all", "--store", store, database=world.url(), compression=codec, **settings)
 
         def verify() -> Sample:
@@ -658,7 +658,7 @@ def _deep(world: World, codec: str, sealing: str, settings: Mapping[str, str]) -
 
 def reading(world: World) -> Iterator[Line]:
     """What a person waits for: a list of a thousand snapshots."""
-    with world.new_path("listed") as store:
+    with world.new_path("listed", of_many_files=True) as store:
         with world.library(store, database=world.url("demo")) as cold:
             for _ in range(_LISTED // DEMO_USERS):
                 for _ in cold.snapshot_each_user():
@@ -677,7 +677,7 @@ def reading(world: World) -> Iterator[Line]:
 def listing(world: World) -> Iterator[Line]:
     """One user's snapshots among a hundred thousand, on the local disk: each day's of a year, and one among all of a day."""
     for span, users, days in (("a year of days", _LISTED_AMONG // 365, 365), ("one day", _LISTED_AMONG, 1)):
-        with world.new_path("crowd") as store:
+        with world.new_path("crowd", of_many_files=True) as store:
             uid = _crowd(world, store, users=users, days=days)
 
             def once(store: Path = store, uid: str = uid, days: int = days) -> Sample:
@@ -737,7 +737,7 @@ def incremental(world: World) -> Iterator[Line]:
 
 def _recorded_world(world: World, stack: ExitStack, rows: int) -> tuple[str, ColdStore]:
     url = stack.enter_context(world.new_database())
-    cold = stack.enter_context(world.library(stack.enter_context(world.new_path("store")), database=url))
+    cold = stack.enter_context(world.library(stack.enter_context(world.new_path("store", of_many_files=True)), database=url))
     _many_small_rows(url, rows)
     cold.init(change_capture=True)
     return url, cold
@@ -838,7 +838,7 @@ def over_http(world: World) -> Iterator[Line]:
     """One user's snapshot over loopback: one request after the other, and from several clients at once, which share the two cores with the
     server and the database."""
     uids = [uid for database, found in _both_databases(world) if database == "bulk" for uid in found]
-    with world.new_path("store") as store, world.new_database() as runs, world.library(store, database=runs) as cold:
+    with world.new_path("store", of_many_files=True) as store, world.new_database() as runs, world.library(store, database=runs) as cold:
         cold.init()
         yield from _requests(world, store, runs, uids)
 
@@ -954,7 +954,7 @@ def _memories(world: World, case: str, what: str, taken: Mapping[str, list[Sampl
 
 def vault(world: World) -> Iterator[Line]:
     """A megabyte of text saved and brought back, beside what one writes by hand: JSON, gzip, SHA-256, a file that is synced."""
-    with world.new_path("vault") as store, world.new_path("by-hand") as folder:
+    with world.new_path("vault", of_many_files=True) as store, world.new_path("by-hand", of_many_files=True) as folder:
         folder.mkdir()
         agent = MemoryVault("agent-42", url=str(store), settings=config.build({}, {}))
         saves = {"coldstore": agent.backup, "by hand": lambda memory: _save_by_hand(folder, memory)}
@@ -1008,23 +1008,24 @@ def _load_by_hand(folder: Path) -> dict[str, str]:
 
 Case = Callable[[World], Iterator[Line]]
 
-#: name → case, in the order of a whole run.
+#: name → case, in the order of a whole run: those that make many small files come before those that drop databases or remove many files
+#: (`World.new_path`).
 CASES: dict[str, Case] = {
     "export-plain": export_plain,
     "export-zstd": export_zstd,
-    "restore": restore,
-    "restore-steps": restore_steps,
     "one-user": one_user,
     "each-user": each_user,
+    "http": over_http,
+    "vault": vault,
+    "reading": reading,
+    "list": listing,
+    "restore": restore,
+    "restore-steps": restore_steps,
     "upload": upload,
     "trust": trust,
-    "reading": reading,
     "incremental": incremental,
-    "list": listing,
-    "http": over_http,
     "capture": capture,
     "chain": chain,
-    "vault": vault,
 }
 #: The same for `--large`.
 LARGE_CASES: dict[str, Case] = {"large-export": large_export, "large-restore": large_restore}
