@@ -5,9 +5,12 @@ Here and not in the library, which runs in processes of others.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
+import threading
+from contextlib import suppress
 from typing import NoReturn
 
 # Rows by the ten thousand are alive at once and none of them is ever part of a cycle: at Python's own threshold of 700 the collector
@@ -27,7 +30,21 @@ def main() -> NoReturn:
     gc.set_threshold(*_COLLECT_AFTER)
     gc.enable()
     sys.setswitchinterval(_HAND_OVER)
-    cli.main()
+    try:
+        cli.main()
+    except SystemExit as exc:
+        _leave(exc.code if isinstance(exc.code, int) else 1)
+
+
+def _leave(code: int) -> NoReturn:
+    """As the interpreter ends, in the same order, but for taking every module and object apart: the kernel does that at once, and it is a
+    fifth of what a command that does nothing takes."""
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  waits for other threads; `multiprocessing` ends its children so
+    atexit._run_exitfuncs()  # noqa: SLF001
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it any more: it was told or cannot be
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

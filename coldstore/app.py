@@ -9,23 +9,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from coldstore import catalog, config, lifecycle, means, pointers, verify
-from coldstore import prune as pruning
+from coldstore import catalog, config, means
 from coldstore.catalog import SnapshotInfo
-from coldstore.chain import Step, built_on
-from coldstore.chained import ChainDocument, links_of, nearest, open_whole
 from coldstore.codec.compress import Codec
 from coldstore.codec.sign import SigningKey
-from coldstore.compact import compact
 from coldstore.config import Settings
 from coldstore.document import model
-from coldstore.documents import Document, StoredDocument, open_file, open_stored, rewrap
-from coldstore.drill import DrillOptions, drill
-from coldstore.drill import Report as Proof
 from coldstore.errors import (
     ChainBroken,
     ChainRefused,
@@ -41,26 +35,44 @@ from coldstore.export import ExportOptions, snapshot, snapshot_each_user
 from coldstore.incremental import snapshot_incremental
 from coldstore.keyrings.ring import KeyRing
 from coldstore.postgres import capture
-from coldstore.postgres.assertion import Assertion
 from coldstore.postgres.connect import connect, describe
 from coldstore.postgres.migrate import install_reference_schema, migrate, set_schedule_trigger
 from coldstore.postgres.runs import Kind, RunHandle, RunLog, Trigger, sentence
 from coldstore.postgres.source import Source
-from coldstore.postgres.table_plan import Mode
 from coldstore.progress import Progress, silent
 from coldstore.recorded import recorded
-from coldstore.restore import Report, RestoreOptions, restore
-from coldstore.retention import Policy, policy_of
 from coldstore.storage import layout
 from coldstore.storage.store import Store
 from coldstore.tiers import EVERYBODY, Scope
 from coldstore.trust import Trust
 
-if TYPE_CHECKING:  # a snapshot need not wait for them
+if TYPE_CHECKING:  # a snapshot need not wait for what the other methods import when they are called: `LATER`
+    from coldstore.chained import ChainDocument
     from coldstore.comparison import Difference
     from coldstore.doctor import Findings
+    from coldstore.documents import Document, StoredDocument
+    from coldstore.drill import Report as Proof
     from coldstore.history import History
+    from coldstore.lifecycle import Rules
+    from coldstore.pointers import Wrong
+    from coldstore.prune import Report as Pruned
+    from coldstore.restore import Report
+    from coldstore.retention import Policy
     from coldstore.status import Status
+    from coldstore.verify import Verdict
+
+LATER = (
+    *("chain", "chained", "compact", "comparison", "doctor", "documents", "drill", "history", "lifecycle", "pointers", "prune"),
+    *("restore", "retention", "status", "verify"),
+    *("postgres.assertion", "postgres.table_plan"),
+)
+
+
+def import_all() -> None:
+    """Import now what methods would import when they are called. For a process that stays: it shall not meet the modules of another version
+    that was installed meanwhile."""
+    for name in LATER:
+        import_module(f"coldstore.{name}")
 
 
 def moment_of(text: str) -> int:
@@ -369,6 +381,8 @@ class ColdStore:
         snapshot, the newest one of the user or workspace serves. `at`: the snapshot nearest to that moment and not after it, of everybody
         or the user's own, whichever is nearer. An incremental comes with all it is built on. Raises a `SignatureError` where one is
         required, a `KeyRingError` when it is sealed and no key ring opens it, `ChainBroken` where a part of it is gone."""
+        from coldstore.documents import StoredDocument, open_file
+
         trust = self.trust(require_signature=require_signature)
         if file is not None:
             document = open_file(Path(file), rings=self.rings)
@@ -382,6 +396,8 @@ class ColdStore:
 
     def whole_document(self, manifest: model.Manifest, trust: Trust | None = None) -> StoredDocument | ChainDocument:
         """One snapshot with all it is built on. Raises as `document` does."""
+        from coldstore.chained import open_whole
+
         return open_whole(self.store, manifest, rings=self.rings, trust=trust or self.trust())
 
     def stored_document(self, snapshot_id: str, *, require_signature: bool | None = None) -> StoredDocument:
@@ -389,6 +405,8 @@ class ColdStore:
         return self._opened(self.manifest(snapshot_id), self.trust(require_signature=require_signature))
 
     def _opened(self, manifest: model.Manifest, trust: Trust) -> StoredDocument:
+        from coldstore.documents import open_stored
+
         trust.check(manifest.signature, what=manifest.id)
         return open_stored(self.store, manifest, rings=self.rings)
 
@@ -404,6 +422,8 @@ class ColdStore:
 
     def _nearest(self, moment: int, own: Scope) -> model.Manifest:
         """Of everybody's snapshots and the owner's own. A broken chain is never passed over for one that reaches less far."""
+        from coldstore.chained import nearest
+
         if moment > time.time_ns() // 1_000_000:
             raise ConfigError(f"{catalog.rfc3339(moment)} is yet to come", hint="--latest takes the newest snapshot.")
         if own == EVERYBODY:
@@ -445,6 +465,11 @@ class ColdStore:
         label it is the newest all-user snapshot; with `at`, RFC 3339 with its offset, the one nearest to that moment and not after it;
         `document` is one that was opened, and trusted, already. Raises `RestoreRefused`,
         `DocumentError`, `KeyRingError` or `SignatureError`, the target being untouched."""
+        from coldstore.chained import ChainDocument
+        from coldstore.documents import StoredDocument
+        from coldstore.postgres.table_plan import Mode
+        from coldstore.restore import RestoreOptions, restore
+
         if mode not in MODES or on_conflict not in ON_CONFLICT:
             raise ConfigError(f"no such mode: {mode}, on conflict {on_conflict}", hint=f"Modes: {MODES}; on conflict: {ON_CONFLICT}.")
         wanted = scope(uid=uid, workspace=workspace)
@@ -539,11 +564,7 @@ class ColdStore:
         trust = self.trust(require_signature=require_signature)
         wanted = Wanted(scope(uid=uid), tier, [key] if isinstance(key, str) else list(key))
 
-        def opened(manifest: model.Manifest) -> StoredDocument:
-            trust.check(manifest.signature, what=manifest.id)
-            return open_stored(self.store, manifest, rings=self.rings)
-
-        return history(self.store, wanted, opened=opened, since=since, until=until)
+        return history(self.store, wanted, opened=lambda manifest: self._opened(manifest, trust), since=since, until=until)
 
     # --- proof -----------------------------------------------------------------------------------------------------------------
 
@@ -557,15 +578,17 @@ class ColdStore:
         seed: int = 0,
         require_signature: bool | None = None,
         progress: Progress = silent,
-    ) -> list[verify.Verdict]:
+    ) -> list[Verdict]:
         """A verdict for one snapshot and all it is built on, for those since a UTC day, or for every one in the store. `sample`: the share
         of the frames to read, chosen by `seed`."""
+        from coldstore.verify import Checks, verify
+
         with self._recorded("verify", EVERYBODY, progress, deep=deep, sample=sample, since=since) as run:
             run.snapshot_id = snapshot_id
-            checks = verify.Checks(deep, sample, seed, self.rings, self.trust(require_signature=require_signature))
+            checks = Checks(deep, sample, seed, self.rings, self.trust(require_signature=require_signature))
             found: Iterable[model.Manifest | ColdStoreError]
             found = self._links(self.manifest(snapshot_id)) if snapshot_id else catalog.manifests(self.store, since=since)
-            verdicts = verify.verify(self.store, found, checks=checks, whole=snapshot_id is None and since is None, progress=progress)
+            verdicts = verify(self.store, found, checks=checks, whole=snapshot_id is None and since is None, progress=progress)
             states = Counter(v.state for v in verdicts)
             run.succeeded(rows=sum(v.rows for v in verdicts), bytes=sum(v.bytes for v in verdicts), details={"states": states})
             if bad := len(verdicts) - states["ok"]:
@@ -574,6 +597,8 @@ class ColdStore:
 
     def _links(self, manifest: model.Manifest) -> list[model.Manifest]:
         """Newest first; of a chain with a hole only itself, whose verdict says so."""
+        from coldstore.chained import links_of
+
         try:
             return links_of(self.store, manifest)[::-1]
         except ChainBroken:
@@ -582,6 +607,11 @@ class ColdStore:
     def drill(self, snapshot_id: str | None = None, *, to: str | None = None, keep: bool = False, progress: Progress = silent) -> Proof:
         """Restore a snapshot, or the newest all-user one, into a database that is thrown away, try everything there, and record the
         outcome in the store. `to`: a server on which the database is made, instead of an embedded one. `keep` it afterwards."""
+        from coldstore.documents import StoredDocument
+        from coldstore.drill import DrillOptions, drill
+        from coldstore.postgres.assertion import Assertion
+        from coldstore.restore import RestoreOptions
+
         s = self.settings
         options = DrillOptions(
             to=to,
@@ -608,6 +638,8 @@ class ColdStore:
     def rewrap(self, snapshot_id: str | None = None) -> list[str]:
         """Wrap the data key of one sealed snapshot, or of every one, for the key rings that are configured now; documents stay as they are.
         Returns the ids of those that were lacking a form."""
+        from coldstore.documents import rewrap
+
         found = [self.manifest(snapshot_id)] if snapshot_id else catalog.manifests(self.store)
         done = []
         for manifest in found:
@@ -637,6 +669,8 @@ class ColdStore:
 
     def built_on(self, found: Sequence[model.Manifest]) -> list[model.Manifest]:
         """The snapshots of the store that need one of these and are none of them, newest first."""
+        from coldstore.chain import Step, built_on
+
         needing: list[model.Manifest] = []
         for each in {catalog.scope_of(m) for m in found}:
             ids = [m.id for m in found if catalog.scope_of(m) == each and m.kind != model.DOCUMENTS]
@@ -650,6 +684,9 @@ class ColdStore:
     def compact(self, snapshot_id: str, *, label: str | None = None, progress: Progress = silent) -> SnapshotInfo:
         """A new full snapshot of what an incremental one comes to with all it is built on; the database is not asked. Raises `ChainRefused`
         for one that is not incremental, or is suspect, or whose keys only PostgreSQL can tell apart."""
+        from coldstore.chained import ChainDocument
+        from coldstore.compact import compact
+
         with self._recorded("snapshot", EVERYBODY, progress, label=label, builtFrom=snapshot_id) as run:
             document = self.document(snapshot_id)
             if not isinstance(document, ChainDocument):
@@ -661,6 +698,8 @@ class ColdStore:
     def policy(self, **given: int | bool | str | None) -> Policy:
         """The retention policy of the settings; with rules `given` (`last=3`, `preset="pro"`), theirs. Raises `ConfigError` for one that
         keeps nothing."""
+        from coldstore.retention import policy_of
+
         return policy_of(self.settings.retention(), **given)
 
     def prune(
@@ -673,13 +712,15 @@ class ColdStore:
         dry_run: bool = True,
         now: int | None = None,
         progress: Progress = silent,
-    ) -> pruning.Report:
+    ) -> Pruned:
         """Decide what the policy keeps, and unless it is a `dry_run` delete the rest and what dead processes left behind. `everybody`: only
         all-user snapshots. Deletions that failed stand in the report."""
+        from coldstore.prune import prune
+
         wanted = EVERYBODY if everybody else scope(uid=uid, workspace=workspace)
         policy = policy or self.policy()
         with self._recorded("prune", wanted, progress, dryRun=dry_run) as run:
-            report = pruning.prune(
+            report = prune(
                 self.store,
                 policy,
                 now=time.time_ns() // 1_000_000 if now is None else now,
@@ -695,21 +736,29 @@ class ColdStore:
                 run.failed(PruneIncomplete(f"{len(report.failures)} deletions failed"))
         return report
 
-    def check_pointers(self) -> tuple[int, list[pointers.Wrong]]:
+    def check_pointers(self) -> tuple[int, list[Wrong]]:
         """(how many pointers there should be, those that do not lead where they should)."""
-        return pointers.check(self.store)
+        from coldstore.pointers import check
 
-    def rebuild_pointers(self) -> list[pointers.Wrong]:
+        return check(self.store)
+
+    def rebuild_pointers(self) -> list[Wrong]:
         """Put right the pointers that are wrong; returns what was."""
-        return pointers.rebuild(self.store)
+        from coldstore.pointers import rebuild
 
-    def lifecycle(self, kind: str | None = None, *, expire: bool = False) -> lifecycle.Rules:
+        return rebuild(self.store)
+
+    def lifecycle(self, kind: str | None = None, *, expire: bool = False) -> Rules:
         """The bucket's rules for `kind`, `s3` or `gcs`; by default for where the store is."""
-        return lifecycle.rules(self.settings.store_url(), kind, policy=self.policy() if expire else None)
+        from coldstore.lifecycle import rules
+
+        return rules(self.settings.store_url(), kind, policy=self.policy() if expire else None)
 
     def orphans(self) -> list[str]:
         """Keys below `snapshots/` that belong to no snapshot: what a crash between document and manifest leaves, and strangers' objects."""
-        return verify.orphans(self.store, (key.id for key in catalog.keys(self.store)))
+        from coldstore.verify import orphans
+
+        return orphans(self.store, (key.id for key in catalog.keys(self.store)))
 
     # --- a look at all of it ---------------------------------------------------------------------------------------------------
 

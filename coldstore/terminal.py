@@ -12,12 +12,13 @@ from coldstore.errors import ColdStoreError
 from coldstore.postgres.runs import RunInfo
 from coldstore.progress import Progress as Listener
 from coldstore.progress import silent
-from coldstore.verify import Verdict
 
 if TYPE_CHECKING:  # Rich takes longer to import than a small snapshot takes: only where something is drawn
     from rich.console import Console
     from rich.progress import Progress, TaskID
     from rich.table import Table
+
+    from coldstore.verify import Verdict
 
 _UNIT = 1000
 

@@ -29,6 +29,7 @@ from coldstore import cli, config, errors
 from coldstore.errors import ColdStoreError
 from coldstore.tiers import BUILT_IN
 
+cli.load()
 FOLDER = Path(__file__).resolve().parent / "reference"
 NOTICE = "<!-- Written by docs/generate.py from the program: change that, then run `make docs`. -->"
 

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
@@ -21,11 +22,34 @@ import msgspec
 import typer
 
 from coldstore import __version__
-from coldstore.cli import compare, drill, keys, look, memory, moving, retention, runs, service, trust, vault
 from coldstore.cli.common import abandon_output, app, printing
 from coldstore.errors import ColdStoreError, ConfigError, DatabaseError, DocumentError, NotFound, StoreError
 
-__all__ = ["app", "compare", "drill", "keys", "look", "main", "memory", "moving", "retention", "runs", "service", "trust", "vault"]
+__all__ = ["HOMES", "app", "load", "main"]
+
+#: Which module of this package has which commands, in the order of `--help`.
+HOMES = {
+    "taking": ("init", "snapshot"),
+    "memory": ("list", "show", "cat", "restore", "demo"),
+    "compare": ("diff", "history"),
+    "trust": ("verify", "rewrap", "compact", "delete"),
+    "drill": ("drill",),
+    "retention": ("prune", "lifecycle", "pointers"),
+    "keys": ("keygen",),
+    "service": ("scheduler", "serve"),
+    "runs": ("runs",),
+    "look": ("doctor", "status"),
+    "moving": ("export", "import"),
+    "vault": ("vault",),
+}
+
+
+def load(command: str | None = None) -> None:
+    """Make `app` know this command, or all of them where there is none of that name. A run asks for one, and what the others import would
+    take longer than a small snapshot takes."""
+    homes = [home for home, commands in HOMES.items() if command in commands] or HOMES
+    for home in homes:
+        import_module(f"coldstore.cli.{home}")
 
 
 def _version(wanted: bool) -> None:
@@ -131,6 +155,7 @@ def main() -> NoReturn:
 
     def run() -> int:
         try:
+            load(next(iter(sys.argv[1:]), None))
             code = int(app(sys.argv[1:] or ["--help"], prog_name="coldstore", standalone_mode=False) or 0)
         except SystemExit:  # Click's answer to a broken pipe
             raise BrokenPipeError from None

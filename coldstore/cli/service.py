@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from coldstore import terminal
+from coldstore.app import import_all
 from coldstore.cli.common import Config, Database, Json, StoreUrl, app, opened, print_json, say_json, say_line
 from coldstore.config import Settings, load
 from coldstore.errors import ConfigError
@@ -38,6 +39,7 @@ def run_scheduler(
         return
     from coldstore.perform import scheduler
 
+    import_all()
     with (
         opened(config, url=store_url, database_url=database) as store,
         scheduler(store.settings, say=say_json if json else say_line) as service,
@@ -79,6 +81,7 @@ def serve(
             f"the HTTP API needs {exc.name}, which is not installed",
             hint="Install coldstore with its extra: pip install 'coldstore[server]'.",
         ) from exc
+    import_all()
     if not run(settings, say=say_json if json else say_line, with_scheduler=with_scheduler):
         sys.stdout.flush()
         os._exit(_TERMINATED)  # a run that does not listen; Python would wait for its threads

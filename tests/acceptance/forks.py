@@ -91,7 +91,9 @@ def fork_server() -> Iterator[str]:
 
 
 def _serve(address: str) -> None:
-    from coldstore.cli import main
+    from coldstore.cli import load, main
+
+    load()
 
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address + ".new")

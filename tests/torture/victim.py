@@ -201,7 +201,10 @@ def serve() -> None:
     import psycopg  # noqa: F401
     import s3fs  # noqa: F401
 
-    import coldstore.app  # noqa: F401
+    import coldstore.app
+    import coldstore.incremental
+    import coldstore.prune
+    import coldstore.restore  # noqa: F401
 
     gc.collect()
     gc.freeze()

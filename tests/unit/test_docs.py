@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from coldstore import config, errors
-from coldstore.cli import app
+from coldstore.cli import HOMES, app, load
 from coldstore.document import model
 from coldstore.storage import layout
 from coldstore.tiers import EVERYBODY, Scope
@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = [*(ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 WRITTEN = [p for p in PAGES if p.parent != REFERENCE]
+load()
 COMMANDS = typer.main.get_command(app).commands
 #: With those of groups in the place of the groups.
 EVERY_COMMAND = {
@@ -166,6 +167,13 @@ def test_commands_can_be_typed(page):
     for command, *arguments in typed(page):
         assert command in COMMANDS, command
         COMMANDS[command].make_context(command, arguments)
+
+
+def test_every_command_is_where_a_run_looks_for_it():
+    homes = {command.callback.__module__.rpartition(".")[2]: set() for command in EVERY_COMMAND.values()}
+    for name, command in EVERY_COMMAND.items():
+        homes[command.callback.__module__.rpartition(".")[2]].add(name.partition(" ")[0])
+    assert homes == {home: set(commands) for home, commands in HOMES.items()}
 
 
 def test_commands_are_found_at_all():

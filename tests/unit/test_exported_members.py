@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import coldstore
+from coldstore import app
 
 
 def test_the_names_are_these():
@@ -59,7 +62,36 @@ CLOUD = {"s3fs", "gcsfs", "aiohttp", "botocore", "aiobotocore", "google.auth"}
 )
 def test_an_import_brings_no_more_than_it_needs(module, without):
     """In a fresh interpreter: a snapshot of one user must not wait for a cloud's library."""
-    code = f"import sys, {module}; print('\\n'.join(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = loaded_by(f"import {module}")
     assert module in loaded
-    assert without & set(loaded) == set()
+    assert without & loaded == set()
+
+
+def test_a_command_brings_no_more_than_it_needs():
+    loaded = loaded_by("from coldstore import cli; cli.load('snapshot')")
+    assert {"coldstore.cli.taking", "coldstore.export"} <= loaded
+    assert {"restore", "documents", "verify", "drill", "compact", "prune", "vault"}.isdisjoint(
+        name.removeprefix("coldstore.") for name in loaded
+    )
+
+
+def test_a_process_that_stays_can_import_everything_at_once():
+    tree = ast.parse(Path(app.__file__).read_text())
+    inner = {
+        node.module
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.ImportFrom)
+    }
+    assert inner == {f"coldstore.{name}" for name in app.LATER}
+    loaded = loaded_by("from coldstore import app; app.import_all()")
+    assert inner <= loaded
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules of a fresh interpreter that runs `code`."""
+    told = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print('\\n'.join(sys.modules))"], capture_output=True, text=True, check=True
+    )
+    return set(told.stdout.split())
