@@ -15,6 +15,7 @@ from coldstore.catalog import manifests
 from coldstore.documents import StoredDocument
 from coldstore.errors import DatabaseError
 from coldstore.export import ExportOptions, snapshot
+from coldstore.postgres import source as source_module
 from coldstore.storage.open import open_store
 from coldstore.tiers import Scope
 from tests.integration.helpers import ask, bring_back, rows_of, run, source_of, take, take_each_user, tier
@@ -259,6 +260,22 @@ def test_readers_that_cannot_be_spared_begin_again_after_who_waits(make_database
             for reader in moment.connections(3):
                 assert reader.execute("SELECT count(extra), count(*) FROM public.hot").fetchone() == (0, ROWS)
     altered.join()
+
+
+def test_what_cannot_be_locked_beforehand_is_not_waited_for_for_ever(make_database, store, monkeypatch):
+    """The table behind a view: while several readers wait for it, whoever holds it may be waiting for what they hold."""
+    url = make_database(empty=True)
+    run(url, *MOVING, "CREATE VIEW seen AS SELECT * FROM hot")
+    tiers = [tier("cold"), tier("balance"), tier("seen")]
+    monkeypatch.setattr(source_module, "_IMPATIENT", "SET LOCAL lock_timeout = '100ms'")
+    with psycopg.connect(url) as holder:
+        holder.execute("LOCK TABLE hot IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DatabaseError, match="locked by another session") as caught:
+            take(url, store, tiers, readers=3)
+    assert "run again" in caught.value.hint
+    assert [o.key for o in store.list("")] == []
+    found = rows_of(take(url, store, tiers, readers=3))
+    assert len(found["seen"]) == ROWS
 
 
 def rewrite(conn, number):
