@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -136,8 +137,13 @@ CONVERTERS: dict[str, Converter] = {
 
 def splitter(names: Sequence[str], *, strict: bool) -> Callable[[bytes], Sequence[Any]]:
     """A function that cuts a row into the raw bytes of its members `names`, `null` for one that is not there. `strict`: a member that
-    is not among them is a `msgspec.ValidationError`."""
+    is not among them is a `msgspec.ValidationError`. The same one for the same names: it holds nothing, and threads may share it."""
+    return _splitter(tuple(names), strict)
 
+
+# Each makes a class, which nothing but a collection of cycles frees: one for each frame would add up.
+@lru_cache(maxsize=256)
+def _splitter(names: tuple[str, ...], strict: bool) -> Callable[[bytes], Sequence[Any]]:
     def pick(members: Mapping[str, Any]) -> Sequence[Any]:
         if strict and members.keys() - known:
             raise msgspec.ValidationError(f"Object contains unknown field `{min(members.keys() - known)}`")

@@ -23,7 +23,7 @@ _LINES = sql.Identifier("pg_temp", "coldstore_lines")
 
 
 class TableLoader:
-    """Loads rows of one array into one (staging) table. One for each thread: it is cheap, and its encoder is not shared.
+    """Loads rows of one array into one (staging) table. Cheap to make.
 
     `columns` are the document's, in its order; what of them the table does not have is in `ignored`.
     """
