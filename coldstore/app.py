@@ -61,6 +61,7 @@ if TYPE_CHECKING:  # a snapshot need not wait for what the other methods import 
     from coldstore.status import Status
     from coldstore.verify import Verdict
 
+#: The modules of this package that methods import when they are called.
 LATER = (
     *("chain", "chained", "compact", "comparison", "doctor", "documents", "drill", "history", "lifecycle", "pointers", "prune"),
     *("restore", "retention", "status", "verify"),
