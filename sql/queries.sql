@@ -297,8 +297,9 @@ WHERE r.id = a.id AND r.state = 'running' AND coalesce((r.details ->> 'attempts'
 
 -- name: run_end
 UPDATE coldstore.runs
-SET state = %(state)s, finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(), snapshot_id = %(snapshot_id)s, rows = %(rows)s,
+SET state = %(state)s, finished_at = n.now, heartbeat_at = n.now, snapshot_id = %(snapshot_id)s, rows = %(rows)s,
     bytes = %(bytes)s, error = %(error)s, details = details || %(details)s
+FROM (SELECT clock_timestamp() AS now) n
 WHERE id = %(id)s AND state = 'running' AND coalesce((details ->> 'attempts')::int, 1) = %(attempt)s
 
 -- name: run_late
