@@ -56,7 +56,8 @@ class Codec:
         if self.name == "none":
             return pieces
         if self.name == "zstd":  # in one call: a stream would copy everything through its window first, a third of the whole time
-            return (zstandard.ZstdCompressor(level=self._level()).compress(b"".join(pieces)),)
+            whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return (zstandard.ZstdCompressor(level=self._level()).compress(whole),)
         machine: Any = isal_zlib.compressobj(self._level(), isal_zlib.DEFLATED, _GZIP_WBITS)
         return [*(machine.compress(piece) for piece in pieces), machine.flush()]
 

@@ -27,7 +27,7 @@ SEPARATOR = b",\n"
 
 @dataclass(frozen=True, slots=True)
 class RowBatch:
-    """Rows of one tier as they will stand in the document, joined by `,` and a newline, with their share of the tier's digest."""
+    """Rows of one tier as they will stand in the document, each followed by `,` and a newline, with their share of the tier's digest."""
 
     body: bytes
     rows: int
@@ -62,11 +62,15 @@ def batches(rows: Iterable[bytes | memoryview], *, size: int) -> Iterator[RowBat
         digest += row_digest(row)
         held += len(row) + len(SEPARATOR)
         if held >= size:
-            yield RowBatch(SEPARATOR.join(gathered), len(gathered), digest)
+            yield _batch(gathered, digest)
             gathered = []
             held = digest = 0
     if gathered:
-        yield RowBatch(SEPARATOR.join(gathered), len(gathered), digest)
+        yield _batch(gathered, digest)
+
+
+def _batch(gathered: list[bytes | memoryview], digest: int) -> RowBatch:
+    return RowBatch(SEPARATOR.join([*gathered, b""]), len(gathered), digest)
 
 
 def frame_edges(array: str, *, rows: int, opens: bool, closes: bool, ends: bool) -> tuple[bytes, bytes]:
@@ -114,9 +118,12 @@ class DocumentWriter:
         rows = sum(b.rows for b in self._held)
         opening, closing = frame_edges(array, rows=rows, opens=self._opens, closes=closes, ends=ends)
         pieces = [opening] if opening else []
-        for number, batch in enumerate(self._held):
-            pieces += [SEPARATOR, batch.body] if number else [batch.body]
+        pieces += [batch.body for batch in self._held]
+        if closes:
+            if self._held:  # nothing follows the last row
+                pieces[-1] = pieces[-1].removesuffix(SEPARATOR)
+            pieces.append(closing)
         self._opens = False
         self._held = []
         self._held_size = 0
-        return PlainFrame(array, rows, (*pieces, closing), ends)
+        return PlainFrame(array, rows, tuple(pieces), ends)
