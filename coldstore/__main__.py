@@ -33,18 +33,18 @@ def main() -> NoReturn:
     try:
         cli.main()
     except SystemExit as exc:
-        _leave(exc.code if isinstance(exc.code, int) else 1)
+        leave(exc.code)
 
 
-def _leave(code: int) -> NoReturn:
-    """As the interpreter ends, in the same order, but for taking every module and object apart: the kernel does that at once, and it is a
-    fifth of what a command that does nothing takes."""
+def leave(code: object) -> NoReturn:
+    """As the interpreter ends after a `SystemExit` with this code, in the same order, but for taking every module and object apart: the
+    kernel does that at once, and it is a fifth of what a command that does nothing takes."""
     threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  waits for other threads; `multiprocessing` ends its children so
     atexit._run_exitfuncs()  # noqa: SLF001
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it any more: it was told or cannot be
             stream.flush()
-    os._exit(code)
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def main() -> NoReturn:
 
     def run() -> int:
         try:
-            load(next(iter(sys.argv[1:]), None))
+            load(*sys.argv[1:2])
             code = int(app(sys.argv[1:] or ["--help"], prog_name="coldstore", standalone_mode=False) or 0)
         except SystemExit:  # Click's answer to a broken pipe
             raise BrokenPipeError from None

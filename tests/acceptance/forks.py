@@ -7,7 +7,6 @@ the process id and, when it ended, the exit code.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import json
 import os
@@ -17,7 +16,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -91,6 +89,7 @@ def fork_server() -> Iterator[str]:
 
 
 def _serve(address: str) -> None:
+    from coldstore.__main__ import leave
     from coldstore.cli import load, main
 
     load()
@@ -125,7 +124,7 @@ def _serve(address: str) -> None:
         try:
             main()
         except SystemExit as exc:
-            _leave(exc.code)
+            leave(exc.code)
 
 
 def _become(wanted: dict, outputs: list[int]) -> None:
@@ -142,15 +141,6 @@ def _become(wanted: dict, outputs: list[int]) -> None:
     os.environ.clear()
     os.environ.update(wanted["env"])
     sys.argv = ["coldstore", *wanted["arguments"]]
-
-
-def _leave(code: object) -> None:
-    """As the interpreter ends, but for taking apart what was imported: most of a short run's time."""
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)
 
 
 if __name__ == "__main__":
